@@ -1,0 +1,57 @@
+# Every target that needs it makes .venv by itself, and again only when pyproject.toml or constraints.txt change.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help course lab test test-long lint notebooks pretrained clean
+
+PYTHON ?= python3
+PROFILE ?= course
+WORKERS ?= 2
+
+# One environment for the course and for the tests: the test tools are a few MB beside torch, and a student who changes
+# something can test it at once. Names are relative, so a folder with a space in its name works.
+BIN := .venv/bin
+STAMP := .venv/installed
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), PROFILE=$(PROFILE) (quick, course or paper), WORKERS=$(WORKERS) for the tests"
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no '$(PYTHON)' here: name a Python 3.11 or newer, as in 'make PYTHON=python3.12 course'." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "msfilm needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1): name another, as in 'make PYTHON=python3.12 course'." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install torch==2.13.0
+	$(BIN)/python -m pip install -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[test]'
+	@touch $(STAMP)
+
+course: $(STAMP)  ## run the notebooks and write pages: open course/index.html
+	$(BIN)/python -m msfilm course --profile $(PROFILE)
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab notebooks
+
+# One torch thread a worker: as many threads as cores in each of several processes would only wait for each other.
+test: lint  ## lint, then all tests but the long ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
+
+test-long: $(STAMP)  ## the tests that take minutes or a browser
+	$(BIN)/python -m pytest -m long
+
+lint: $(STAMP)  ## ruff over code and notebooks
+	$(BIN)/python -m ruff check .
+
+notebooks: $(STAMP)  ## run all notebooks in place, for the outputs stored with them (widget state left out)
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+pretrained: $(STAMP)  ## train the small network that ships with msfilm anew
+	rm -rf build/pretrained
+	$(BIN)/python -m msfilm phantom build/pretrained/phantom --profile course
+	$(BIN)/python -m msfilm prepare build/pretrained/phantom build/pretrained/slices
+	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/run --conditioning contrast
+	$(BIN)/python -m msfilm evaluate build/pretrained/run build/pretrained/slices
+
+clean:  ## remove what was made: .venv, build/ and the pages in course/
+	rm -rf .venv build dist course .pytest_cache .ruff_cache .hypothesis

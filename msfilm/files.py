@@ -1,0 +1,131 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of either; hashes; and what made a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msfilm import __version__
+from msfilm.errors import InputError
+
+__all__ = ["atomic_folder", "atomic_path", "made_by", "read_json", "sha256_array", "sha256_file", "write_json"]
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success sync it to disk and move it into place in one step.
+
+    The temporary name ends like the final one (``.nii.gz`` stays ``.nii.gz``), since writers look at the ending.
+    On an exception the temporary file is removed and an older ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` and put it in ``path``'s place on success.
+
+    An older folder is moved aside first and removed last, so there is always a complete one on disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-", dir=path.parent))
+    temporary.chmod(0o755)  # mkdtemp makes it private; the result is an ordinary folder
+    old = temporary.with_name(temporary.name + "-old")
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def read_json(path: str | Path, *, code: str = "JSON-BROKEN") -> Any:
+    """Read a JSON file; a missing or broken one raises InputError with ``code`` and the line at fault."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(code, "the file is missing", where=path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(code, f"not valid JSON: {error}", where=path, mend="mend or remove the file") from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_array(array: np.ndarray) -> str:
+    """SHA-256 of an array's shape, type and values (not of its memory layout)."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.shape}{array.dtype.str}".encode())
+    digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def made_by(command: str | None = None) -> dict[str, str]:
+    """What made a result: command, date, commit (where the package lies in a git checkout), version, machine."""
+    here = Path(__file__).resolve().parent
+    commit = ""
+    if (here.parent / ".git").exists():
+        try:
+            asked = subprocess.run(["git", "-C", str(here.parent), "rev-parse", "--short=12", "HEAD"],
+                                   capture_output=True, text=True, timeout=10, check=False)
+            commit = asked.stdout.strip()
+        except OSError:
+            pass  # no git on this machine: the commit stays empty
+    program = Path(sys.argv[0]).name or "python"
+    return {
+        "command": command or " ".join([program, *sys.argv[1:]]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit,
+        "version": __version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
