@@ -1,4 +1,6 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of either; hashes; and what made a file."""
+"""Writing files so that a crash leaves the old one or the new one, never half of either; hashes; and what made a
+file.
+"""
 
 from __future__ import annotations
 

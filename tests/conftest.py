@@ -10,6 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from msfilm.data.nifti import read_image
+from msfilm.errors import InputError
+
 CORDS = {  # real scans with a cord mask, by orientation of the file
     "RAS": ("sct_testing_data/t1/t1w.nii.gz", "sct_testing_data/t1/t1w_seg-manual.nii.gz"),
     "LAS": ("sct_testing_data/t2s/t2s.nii.gz", "sct_testing_data/t2s/t2s_seg.nii.gz"),
@@ -69,6 +72,18 @@ def write_plain(path: Path, data: np.ndarray, affine: np.ndarray, dtype=None, co
     image.set_sform(affine, code=codes[1])
     nib.save(image, path)
     return path
+
+
+def refused(path, code, read=None, **more):
+    """Assert that reading ``path`` (as an image, unless told) is refused under ``code``, and give the error."""
+    with pytest.raises(InputError) as caught:
+        (read or read_image)(path, **more)
+    fault = caught.value
+    assert fault.code == code, str(fault)
+    assert fault.where == str(path) and fault.what and fault.mend, (
+        "an error names the file, the fact and the way to mend it"
+    )
+    return fault
 
 
 @pytest.fixture

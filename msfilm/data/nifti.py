@@ -1,0 +1,258 @@
+"""Open a NIfTI scan or mask safely, or say why not; write results back in the scan's own orientation."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from msfilm.data.geometry import check_affine, corner_shift
+from msfilm.data.nifti_bytes import MAX_BYTES, RawNifti, read_nifti_bytes
+from msfilm.errors import InputError, RunError
+from msfilm.files import atomic_path
+
+__all__ = ["Volume", "read_image", "read_mask", "write_nifti"]
+
+BINARY_TOLERANCE = 1e-4  # a mask saved as float through a uint8 scale reads 1.00000006
+GRID_TOLERANCE = 0.1  # of a voxel, at the corner that differs most
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan or mask in canonical order: X towards the patient's right, Y anterior, Z superior.
+
+    The reordering is flips and swaps only, so it is undone exactly by ``to_file_order``.
+
+    Attributes:
+        data: (X, Y, Z) float32 image, or uint8 mask.
+        affine: (4, 4) float64, canonical voxel -> RAS mm.
+        orientation: of the file, for example "LAS".
+        path: the file, or None for one made in memory.
+        notes: what is odd about the file but did not stop it.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    orientation: str = "RAS"
+    path: Path | None = None
+    notes: tuple[str, ...] = ()
+    _header: nib.Nifti1Header | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def voxel_mm(self) -> np.ndarray:
+        """(3,) voxel size along the canonical axes in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def to_file_order(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turn a canonical (X, Y, Z) array into the file's axis order and direction: array, affine."""
+        if data.shape != self.data.shape[:3]:
+            raise InputError(
+                "NIFTI-SHAPE",
+                f"an array of {data.shape} does not fit the scan of {self.data.shape[:3]}",
+                where=self.path,
+            )
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(self.orientation))
+        return apply_orientation(data, turn), self.affine @ inv_ornt_aff(turn, data.shape)
+
+
+def read_image(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Volume:
+    """Read an image as float32 in canonical order.
+
+    Raises:
+        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-4D, NIFTI-NAN, NIFTI-AFFINE,
+            NIFTI-FORMS, NIFTI-DTYPE, NIFTI-SCALE or NIFTI-SIZE; each names the file, the fact and how to mend it.
+    """
+    raw = read_nifti_bytes(path, max_bytes=max_bytes)
+    stored, affine, orientation, notes = _canonical(raw)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is counted below
+        if (raw.slope, raw.intercept) != (1.0, 0.0):
+            stored = stored * np.float64(raw.slope) + raw.intercept
+        data = _in_c_order(stored, np.float32)
+    bad = data.size - int(np.count_nonzero(np.isfinite(data)))
+    if bad:
+        raise InputError(
+            "NIFTI-NAN",
+            f"{bad} of {data.size} voxels are NaN or infinite",
+            where=raw.path,
+            mend="find out what made them; do not only fill them with 0",
+        )
+    return Volume(data, affine, orientation, raw.path, notes, raw.header)
+
+
+def read_mask(
+    path: str | Path, like: Volume | None = None, *, allow_empty: bool = True, max_bytes: int = MAX_BYTES
+) -> Volume:
+    """Read a 0/1 mask as uint8 in canonical order.
+
+    Args:
+        path: the file.
+        like: the scan it was drawn on; the mask must lie on the same voxels, in whatever axis order it is stored.
+        allow_empty: whether a mask without a voxel is fine (a lesion mask) or not (a cord mask).
+
+    Raises:
+        InputError: those of ``read_image``, MASK-VALUES, MASK-GRID or MASK-EMPTY.
+    """
+    raw = read_nifti_bytes(path, max_bytes=max_bytes)
+    stored, affine, orientation, notes = _canonical(raw)
+    if stored.dtype.kind in "iu" and (raw.slope, raw.intercept) == (1.0, 0.0):
+        wrong = int(np.count_nonzero((stored < 0) | (stored > 1)))
+        data = _in_c_order((stored == 1).view(np.uint8), np.uint8)
+    else:
+        stored = stored * np.float64(raw.slope) + raw.intercept
+        bad = stored.size - int(np.count_nonzero(np.isfinite(stored)))
+        if bad:
+            raise InputError(
+                "NIFTI-NAN",
+                f"{bad} of {stored.size} voxels are NaN or infinite",
+                where=raw.path,
+                mend="save the mask again",
+            )
+        data = _in_c_order((stored >= 0.5).view(np.uint8), np.uint8)
+        wrong = int(np.count_nonzero(np.abs(stored - data) > BINARY_TOLERANCE))
+    if wrong:
+        values = np.unique(np.asarray(stored, np.float64))
+        some = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
+        raise InputError(
+            "MASK-VALUES",
+            f"{wrong} voxels are neither 0 nor 1 (values {some})",
+            where=raw.path,
+            mend="save it with 0 and 1 only; cut a soft mask at the level that you mean",
+        )
+    mask = Volume(data, affine, orientation, raw.path, notes, raw.header)
+    if like is not None:
+        _check_same_grid(mask, like)
+    if not allow_empty and not data.any():
+        raise InputError(
+            "MASK-EMPTY", "the mask has no voxel", where=raw.path, mend="draw it, or leave this volume out"
+        )
+    return mask
+
+
+def write_nifti(path: str | Path, data: np.ndarray, like: Volume, *, dtype: np.dtype | type | str) -> Path:
+    """Write a canonical (X, Y, Z) array in ``like``'s own axis order, affine and form codes.
+
+    Atomic; the same array gives the same bytes (no time or name goes into the gzip header).
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        data: values; for an integer ``dtype`` they must be whole numbers within its range.
+        like: the scan it belongs to. One made in memory gets its affine as qform and sform, both with code 1 (scanner).
+        dtype: stored type.
+
+    Raises:
+        InputError: NIFTI-RANGE, NIFTI-SHAPE; RunError: NIFTI-WRITE where the disk refuses.
+    """
+    path, dtype = Path(path), np.dtype(dtype)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError("NIFTI-WRITE", "the name must end in .nii or .nii.gz", where=path)
+    ordered, affine = like.to_file_order(np.asarray(data))
+    cast = _cast(ordered, dtype, path)
+    if like._header is None:
+        header = nib.Nifti1Header()
+        header.set_data_shape(cast.shape)
+        header.set_xyzt_units("mm")
+        header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+        header.set_qform(affine, code=1, strip_shears=True)
+        header.set_sform(affine, code=1)
+    else:
+        header = like._header.as_byteswapped("<") if like._header.endianness == ">" else like._header.copy()
+        header["dim"] = [3, *cast.shape, 1, 1, 1, 1]
+        for name in ("intent_code", "intent_p1", "intent_p2", "intent_p3", "cal_max", "cal_min"):
+            header[name] = 0
+        header["intent_name"] = b""
+    header.set_data_dtype(dtype)
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["magic"] = b"n+1" if int(header["sizeof_hdr"]) == 348 else header["magic"]
+    header["vox_offset"] = int(header["sizeof_hdr"]) + 4  # + 4 bytes that say: no extension follows
+    content = header.binaryblock + b"\0\0\0\0" + cast.tobytes(order="F")
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            if path.name.endswith(".gz"):
+                with gzip.GzipFile(filename="", mode="wb", compresslevel=5, fileobj=handle, mtime=0) as packed:
+                    packed.write(content)
+            else:
+                handle.write(content)
+    except OSError as error:
+        raise RunError(
+            "NIFTI-WRITE",
+            f"cannot write: {error.strerror or error}",
+            where=path,
+            mend="check free space and permissions; nothing was left half-written",
+        ) from error
+    return path
+
+
+def _cast(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
+    """Change type, refusing what would wrap round, be cut off or become infinite."""
+    target = dtype.newbyteorder("<")
+    if data.dtype.kind == "b" or data.size == 0:
+        return data.astype(target)
+    low, high = float(data.min()), float(data.max())
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    if not (float(limits.min) <= low <= high <= float(limits.max)):  # also catches NaN
+        raise InputError(
+            "NIFTI-RANGE",
+            f"values {low:g} to {high:g} do not fit {dtype.name} ({limits.min:g} to {limits.max:g})",
+            where=path,
+            mend="choose a wider type",
+        )
+    if dtype.kind in "iu" and data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
+        raise InputError(
+            "NIFTI-RANGE",
+            f"values are not whole numbers, so {dtype.name} would lose them",
+            where=path,
+            mend="round them, or choose float32",
+        )
+    return data.astype(target)
+
+
+def _canonical(raw: RawNifti) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:
+    """Stored values and affine in canonical order, the file's orientation, and the notes."""
+    shape, notes = raw.stored.shape, list(raw.notes)
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]):
+        raise InputError(
+            "NIFTI-4D",
+            f"{len(shape)} axes of {' x '.join(map(str, shape))} voxels; one 3-D volume is needed",
+            where=raw.path,
+            mend="split it into its volumes, or average them" if len(shape) > 3 else "give a stack of slices",
+        )
+    if len(shape) > 3:
+        notes.append(f"{len(shape)} axes, the last of length 1")
+    affine, more = check_affine(raw.header, shape[:3], raw.path)
+    turn = nib.io_orientation(affine)
+    stored = apply_orientation(raw.stored.reshape(shape[:3], order="F"), turn)
+    return (stored, affine @ inv_ornt_aff(turn, shape[:3]), "".join(nib.aff2axcodes(affine)), tuple(notes) + more)
+
+
+def _in_c_order(array: np.ndarray, dtype: type) -> np.ndarray:
+    """Copy to C order, a few rows at a time: files are in Fortran order, and one big transposition misses the cache."""
+    out = np.empty(array.shape, dtype)
+    for start in range(0, array.shape[1], 16):
+        out[:, start : start + 16] = array[:, start : start + 16]
+    return out
+
+
+def _check_same_grid(mask: Volume, like: Volume) -> None:
+    where = f"the scan {like.path.name}" if like.path else "the scan"
+    mend = f"resample the mask onto {where}, or find the scan that it was drawn on"
+    if mask.data.shape != like.data.shape:
+        raise InputError(
+            "MASK-GRID",
+            f"{' x '.join(map(str, mask.data.shape))} voxels (right, anterior, superior) where {where} has "
+            f"{' x '.join(map(str, like.data.shape))}",
+            where=mask.path,
+            mend=mend,
+        )
+    voxels, mm = corner_shift(mask.affine, like.affine, like.data.shape)
+    if voxels > GRID_TOLERANCE:
+        raise InputError(
+            "MASK-GRID",
+            f"lies up to {mm:.2f} mm ({voxels:.1f} voxels) off {where} (mask {mask.orientation}, scan "
+            f"{like.orientation})",
+            where=mask.path,
+            mend=mend,
+        )

@@ -1,0 +1,159 @@
+"""A SliceSet on disk: .npy files that can be memory-mapped, Parquet tables, and a JSON that says what goes together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from msfilm import __version__
+from msfilm.data.slices import ScanMasks, SliceSet
+from msfilm.errors import InputError, RunError
+from msfilm.files import atomic_folder, read_json, sha256_file, write_json
+
+__all__ = ["load_slices", "save_slices"]
+
+_FORMAT = 1
+_INDEX = "slices.json"
+
+
+def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+    """Write ``slices`` to ``folder`` atomically; an older set there is replaced.
+
+    ``extra`` holds further JSON files by name. The scans' voxel lists are laid end to end, one file a mask; their
+    lengths are in slices.json.
+
+    Raises:
+        RunError: SLICES-WRITE where the disk refuses; InputError: SLICES-TARGET where ``folder`` is something else.
+    """
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()):
+        raise InputError(
+            "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
+        )
+    arrays: dict[str, np.ndarray] = {"images": slices.images}
+    arrays |= {f"mask-{name}": mask for name, mask in slices.masks.items()}
+    scans: dict[str, Any] = {}
+    for volume, scan in slices.scans.items():
+        scans[volume] = {
+            "shape": scan.shape,
+            "affine": scan.affine,
+            "lengths": {k: len(v) for k, v in scan.indices.items()},
+        }
+    for name in dict.fromkeys(name for scan in slices.scans.values() for name in scan.indices):
+        arrays[f"scan-{name}"] = np.concatenate(
+            [scan.indices[name] for scan in slices.scans.values() if name in scan.indices]
+        )
+    if slices.scans:
+        arrays["scan-values"] = np.concatenate([scan.cord_values for scan in slices.scans.values()])
+    try:
+        with atomic_folder(folder) as temporary:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+            slices.table.to_parquet(temporary / "table.parquet", index=False)
+            slices.volumes.to_parquet(temporary / "volumes.parquet", index=True)
+            for name, content in (extra or {}).items():
+                write_json(temporary / name, content)
+            files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+            write_json(
+                temporary / _INDEX,
+                {
+                    "format": _FORMAT,
+                    "version": __version__,
+                    "meta": slices.meta,
+                    "masks": list(slices.masks),
+                    "scans": scans,
+                    "sha256": files,
+                },
+            )
+    except OSError as error:
+        raise RunError(
+            "SLICES-WRITE",
+            f"cannot write: {error.strerror or error}",
+            where=folder,
+            mend="check free space and permissions; nothing was left half-written",
+        ) from error
+    return folder
+
+
+def load_slices(folder: str | Path, *, verify: bool = True) -> SliceSet:
+    """Read what ``save_slices`` wrote; see ``SliceSet.load``."""
+    folder = Path(folder)
+    if not (folder / _INDEX).is_file():
+        raise InputError(
+            "SLICES-MISSING",
+            "not a prepared set of slices" if folder.is_dir() else "no such folder",
+            where=folder,
+            mend="make one with: msfilm prepare DATASET OUT",
+        )
+    index = read_json(folder / _INDEX, code="SLICES-CORRUPT")
+    if not isinstance(index, dict) or index.get("format") != _FORMAT:
+        found = index.get("format") if isinstance(index, dict) else type(index).__name__
+        raise InputError(
+            "SLICES-VERSION",
+            f"format {found}; this version reads {_FORMAT}",
+            where=folder / _INDEX,
+            mend="prepare the data set again",
+        )
+    again = "prepare the data set again"
+    try:
+        for name, digest in index["sha256"].items():
+            if not (folder / name).is_file():
+                raise InputError("SLICES-MISSING", "the file is missing", where=folder / name, mend=again)
+            if verify and sha256_file(folder / name) != digest:
+                raise InputError(
+                    "SLICES-CORRUPT",
+                    "its content is not what was written (SHA-256 differs)",
+                    where=folder / name,
+                    mend=again,
+                )
+        table, volumes = pd.read_parquet(folder / "table.parquet"), pd.read_parquet(folder / "volumes.parquet")
+        masks = {name: _array(folder, f"mask-{name}") for name in index["masks"]}
+        return SliceSet(_array(folder, "images"), masks, table, volumes, _scans(folder, index["scans"]), index["meta"])
+    except InputError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what NumPy, pyarrow and dict raise on garbage
+        raise InputError("SLICES-CORRUPT", f"cannot be read: {error}", where=folder, mend=again) from error
+
+
+def _array(folder: Path, name: str) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, ValueError) and "mmap" in str(error) and path.stat().st_size > 0:
+            return np.load(path, allow_pickle=False)  # an array without elements cannot be mapped
+        raise InputError(
+            "SLICES-CORRUPT", f"cannot be read: {error}", where=path, mend="prepare the data set again"
+        ) from error
+
+
+def _scans(folder: Path, entries: dict[str, Any]) -> dict[str, ScanMasks]:
+    names = dict.fromkeys(name for entry in entries.values() for name in entry["lengths"])
+    flat = {name: _array(folder, f"scan-{name}") for name in names}
+    values = _array(folder, "scan-values") if entries else np.zeros(0, np.float32)
+    start = dict.fromkeys(names, 0)
+    scans = {}
+    for volume, entry in entries.items():
+        indices = {}
+        cord = slice(start["cord"], start["cord"] + entry["lengths"]["cord"])
+        for name, length in entry["lengths"].items():
+            indices[name] = flat[name][start[name] : start[name] + length]
+            if len(indices[name]) != length:
+                raise InputError(
+                    "SLICES-CORRUPT",
+                    f"fewer voxels than {volume} needs",
+                    where=folder / f"scan-{name}.npy",
+                    mend="prepare the data set again",
+                )
+            start[name] += length
+        scans[volume] = ScanMasks(tuple(entry["shape"]), np.array(entry["affine"], np.float64), indices, values[cord])
+    return scans
