@@ -1,0 +1,24 @@
+"""Evaluation: predictions put back on the scan's own grid, scores with one rule each, baselines, intervals, reports."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "predict_slices": "predict", "predict_volumes": "predict", "segment": "segmentation",
+    "Segmentation": "segmentation",
+    "EMPTY_RULES": "metrics", "apply_empty_rule": "metrics", "dice": "metrics", "lesion_scores": "metrics",
+    "volume_scores": "metrics",
+    "bootstrap_ci": "stats", "paired_difference": "stats", "Interval": "stats", "PairedDifference": "stats",
+    "ThresholdBaseline": "baselines", "all_cord_baseline": "baselines", "lesion_volume_mm3": "baselines",
+    "Report": "report", "evaluate": "report",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    # Loaded when first asked for, so that `import msfilm.evaluate` costs nothing.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,20 @@
+"""Figures for notebooks and reports: slices with outlines, curves, gamma and beta; shown with alt text."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "crop_figure": "slices", "error_overlay": "slices", "slice_montage": "slices",
+    "dice_points": "charts", "film_heatmap": "charts", "scores_figure": "charts", "training_curves": "charts",
+    "show": "embed",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    # Loaded when first asked for, so that `import msfilm.view` costs nothing.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,194 @@
+"""A whole evaluation on cohorts whose answer is known, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluate_cohort import Brighter, cohort, known
+from PIL import Image
+
+from msfilm.data.slices import SliceSet
+from msfilm.errors import InputError, RunError, SettingError
+from msfilm.evaluate import ThresholdBaseline, evaluate
+from msfilm.evaluate.metrics import dice
+from msfilm.evaluate.report import Report
+from msfilm.evaluate.stats import bootstrap_ci
+
+SIDES = {"sub-001": "train", "sub-002": "val", "sub-003": "val",
+         "sub-004": "test", "sub-005": "test", "sub-006": "test"}
+
+
+def make_run(folder, monkeypatch, model, sides=SIDES, **config):
+    folder.mkdir()
+    pd.Series(sides, name="side").rename_axis("patient").to_csv(folder / "split.csv")
+    (folder / "config.json").write_text(json.dumps({"config": {"mask": "rater-1"}} | config))
+    monkeypatch.setattr("msfilm.evaluate.report.load_network", lambda path: known(model))
+    return folder
+
+
+def test_scores_of_a_network_that_is_right(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(1.25))
+    slices = cohort(6, free=(5,), shift=1)  # the rater draws one voxel off; patient 5 has no lesion
+    report = evaluate(run, slices)
+
+    truth = report.row(reference="truth")
+    assert (truth["dice"], truth["low"], truth["high"]) == (1, 1, 1)
+    assert (truth["volumes"], truth["patients"]) == (4, 2)  # patient 5's two volumes are left out ...
+    assert (truth["both_empty"], truth["lesion_free"], truth["false_mm3"]) == (2, 2, 0)  # ... and counted
+    assert truth["dice_one"] == truth["dice_lesion_only"] == 1
+
+    rater = report.row(reference="rater-1")  # a box 4 voxels wide, one voxel off: 2 * 3 / (4 + 4)
+    assert rater["dice"] == pytest.approx(0.75)
+    assert report.row("rater-1", reference="truth")["dice"] == pytest.approx(0.75)
+    assert set(report.scores["volume"]) == {f"sub-00{i}_{c}" for i in (4, 5, 6) for c in ("T2w", "T2star")}
+    assert set(zip(report.rows["name"], report.rows["contrast"], report.rows["reference"], strict=True)) == {
+        (name, contrast, reference) for name in ("network", "threshold", "all-cord", "rater-1")
+        for contrast in ("T2w", "T2star", "all") for reference in ("rater-1", "truth")
+    } - {("rater-1", contrast, "rater-1") for contrast in ("T2w", "T2star", "all")}
+
+    cord = report.row("all-cord", reference="truth")
+    assert (cord["one_empty"], cord["both_empty"]) == (2, 0)
+    lesion, whole = 4 * 4 * 2, 12 * 10 * 6
+    assert cord["dice_lesion_only"] == pytest.approx(2 * lesion / (lesion + whole))
+    assert cord["dice"] == pytest.approx(cord["dice_lesion_only"] * 4 / 6)  # Dice 0 where the reference is empty
+    assert cord["false_mm3"] == pytest.approx(whole * 0.75 * 0.75 * 5)
+
+
+def test_rows_follow_from_scores_and_files_from_both(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(1.6))  # finds T2w lesions, misses T2star ones
+    slices = cohort(6, free=(5,), shift=1)
+    report = evaluate(run, slices, seed=3)
+    assert report.row(contrast="T2w", reference="truth")["dice"] == 1
+    missed = report.row(contrast="T2star", reference="truth")
+    assert (missed["dice"], missed["one_empty"], missed["lesion_sensitivity"]) == (0, 2, 0)
+    of_all = report.scores[(report.scores["method"] == "network") & (report.scores["reference"] == "truth")]
+    mean, low, high = bootstrap_ci(of_all["dice"], of_all["patient"], seed=3)
+    row = report.row(reference="truth")
+    assert (row["dice"], row["low"], row["high"]) == (mean, low, high)
+    assert mean == 0.5
+
+    folder = run / "evaluate-test"
+    assert {path.name for path in folder.iterdir()} == {"scores.csv", "metrics.json", "scores.png"}
+    assert Image.open(folder / "scores.png").size[0] > 600
+    again = Report.load(folder)
+    pd.testing.assert_frame_equal(again.scores, report.scores, check_exact=False, rtol=1e-6, check_dtype=False)
+    assert again.metrics == json.loads(json.dumps(report.metrics))
+    assert {"name", "contrast", "reference", "dice", "low", "high", "patients", "volumes", "both_empty",
+            "one_empty"} <= set(again.metrics["rows"][0])
+    assert {"version", "date"} <= set(again.metrics["made_by"])
+    table = again.table()
+    assert len(table) == len(again.metrics["rows"])
+    assert "no lesion, left empty" in table.columns and "2 of 2" in set(table["no lesion, left empty"])
+    assert "0.500" in again._repr_html_() and "both empty: left out" in again._repr_html_()
+    with pytest.raises(SettingError, match="REPORT-ROW"):
+        again.row("netwrk")
+
+
+def test_threshold_is_chosen_on_validation_and_scored_on_test(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    slices = cohort(6, shift=1)
+    report = evaluate(run, slices)
+    chosen = report.metrics["thresholds"]
+    for contrast in ("T2w", "T2star"):
+        scans = [slices.scans[f"{patient}_{contrast}"] for patient, side in SIDES.items() if side == "val"]
+        assert chosen[contrast] == ThresholdBaseline.fit(scans, contrast).as_dict()
+    for name in ("sub-004_T2w", "sub-006_T2star"):
+        scan, found = slices.scans[name], report.scores.set_index(["volume", "method", "reference"])
+        prediction, threshold = np.zeros(scan.shape, bool), chosen[name.split("_")[1]]["threshold"]
+        prediction.flat[scan.indices["cord"][scan.cord_values >= threshold]] = True
+        by_hand = dice(scan.dense("rater-1"), prediction)
+        assert found.loc[(name, "threshold", "rater-1"), "dice"] == pytest.approx(by_hand)
+    assert any("on these same patients" in note for note in evaluate(run, slices, split="val").metrics["notes"])
+
+
+def test_differences_are_paired(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    report = evaluate(run, cohort(6))
+    entry = next(e for e in report.metrics["differences"] if (e["b"], e["contrast"], e["reference"]) ==
+                 ("all-cord", "all", "truth"))
+    assert entry["mean"] == pytest.approx(report.row(reference="truth")["dice"]
+                                          - report.row("all-cord", reference="truth")["dice"])
+    assert entry["low95"] <= entry["low90"] <= entry["mean"] and not entry["equivalent"]
+    assert any("network is better" in statement for statement in report.statements())
+    assert all(statement.startswith("T2w, against") for statement in report.statements("T2w"))
+
+
+def test_an_independent_cohort(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    others = cohort(3, shift=2)
+    report = evaluate(run, others, split="all")
+    assert "threshold" not in set(report.rows["name"])
+    assert any("no threshold baseline for T2star, T2w" in note for note in report.metrics["notes"])
+    chosen = evaluate(run, cohort(6)).metrics["thresholds"]
+    later = evaluate(run, others, split="all")
+    assert later.metrics["thresholds"] == chosen
+    assert [note.split(":")[0] for note in later.metrics["notes"]] == ["3 patients"]
+    assert len(later.rows["patients"].unique()) == 1 and later.row()["patients"] == 3
+    given = evaluate(run, others, split="all", validation=cohort(2, shift=3), out=tmp_path / "elsewhere")
+    assert given.metrics["thresholds"] != chosen and given.folder == tmp_path / "elsewhere"
+
+
+def test_volumes_without_any_lesion_mask_are_listed(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    report = evaluate(run, cohort(2, rater=False), split="all")
+    row = report.row(reference="unmarked")
+    assert row["dice"] is None and row["lesion_free"] == 4
+    assert row["prediction_mm3"] == pytest.approx(4 * 4 * 2 * 0.75 * 0.75 * 5)
+    assert len(report.table()) == 3 and report.statements() == []
+
+
+def test_only_one_contrast(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    report = evaluate(run, cohort(6), contrasts=["T2w"])
+    assert set(report.scores["contrast"]) == {"T2w"}
+    with pytest.raises(SettingError, match=r"CONTRAST-UNKNOWN.*did you mean 'T2w'"):
+        evaluate(run, cohort(6), contrasts=["T2W"])
+
+
+def test_refusals(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    with pytest.raises(SettingError, match=r"SPLIT-UNKNOWN.*sub-007.*split 'all'"):
+        evaluate(run, cohort(7))
+    with pytest.raises(SettingError, match="did you mean 'test'"):
+        evaluate(run, cohort(6), split="tests")
+    with pytest.raises(SettingError, match=r"SPLIT-EMPTY.*train"):
+        evaluate(run, cohort(1))
+    slices = cohort(6)
+    twin = slices.images.copy()
+    twin[:6], hashes = twin[-6:], slices.table["slice_hash"].to_numpy().copy()
+    hashes[:6] = hashes[-6:]
+    table = slices.table.assign(slice_hash=hashes)
+    leak = SliceSet(twin, slices.masks, table, slices.volumes, slices.scans, slices.meta)
+    with pytest.raises(InputError, match="SPLIT-LEAK"):
+        evaluate(run, leak)
+    (run / "split.csv").unlink()
+    with pytest.raises(InputError, match="RUN-SPLIT"):
+        evaluate(run, cohort(6))
+    assert not (run / "evaluate-test").exists()
+
+
+def test_all_is_not_for_the_slices_of_the_training(tmp_path, monkeypatch):
+    from msfilm.train.tensors import slices_hash
+
+    slices = cohort(2)
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(), slices_sha256=slices_hash(slices, "rater-1"))
+    with pytest.raises(SettingError, match="SPLIT-LEAK"):
+        evaluate(run, slices, split="all")
+
+
+def test_an_older_report_survives_a_failure(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    evaluate(run, cohort(6))
+    before = (run / "evaluate-test/metrics.json").read_bytes()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("msfilm.evaluate.report.write_json", full)
+    with pytest.raises(RunError, match=r"REPORT-WRITE.*No space left"):
+        evaluate(run, cohort(6), seed=1)
+    assert (run / "evaluate-test/metrics.json").read_bytes() == before
+    assert {path.name for path in run.iterdir()} == {"split.csv", "config.json", "evaluate-test"}
