@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -123,11 +123,29 @@ def made_by(command: str | None = None) -> dict[str, str]:
             commit = asked.stdout.strip()
         except OSError:
             pass  # no git on this machine: the commit stays empty
-    program = Path(sys.argv[0]).name or "python"
     return {
-        "command": command or " ".join([program, *sys.argv[1:]]),
+        "command": command or _command(sys.argv),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit,
         "version": __version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
     }
+
+
+def _command(argv: list[str]) -> str:
+    """What was typed, without the folders of this machine: a result is passed on, and they concern nobody else."""
+    program = PurePath(argv[0])
+    if program.stem == "ipykernel_launcher":
+        return "a Jupyter notebook"  # the rest names a file of the kernel's connection
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return " ".join([name or "python", *map(_without_folder, argv[1:])])
+
+
+def _without_folder(argument: str) -> str:
+    """'/home/me/run' -> 'run' and '--out=/home/me/run' -> '--out=run'; a relative path stays."""
+    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(value).is_absolute():
+            value = kind(value).name
+    return f"{option}{equals}{value}"
