@@ -1,0 +1,177 @@
+"""What a run keeps on disk, checkpoint included (no pickle); and which device, precision and random numbers it uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from msfilm.errors import InputError, RunError, SettingError
+from msfilm.files import atomic_path, read_json, write_json
+from msfilm.model.unet import UNet
+from msfilm.model.weights import read_tensors, tensor_bytes, write_bytes
+
+__all__ = ["epoch_rng", "load_state", "open_run", "resolve_device", "resolve_precision", "save_state", "write_history"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto' (a CUDA GPU where there is one), 'cpu', 'cuda' or 'cuda:1' -> the device.
+
+    Raises:
+        SettingError: TRAIN-SETTING for another name, TRAIN-DEVICE where this machine lacks it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise SettingError("TRAIN-SETTING", f"device={name!r}", mend="use one of: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(number) if number else (torch.cuda.current_device() if count else 0)
+    if index >= count:
+        raise SettingError("TRAIN-DEVICE", f"device={name!r}, but torch sees {count} CUDA devices here",
+                           mend="use device='cpu' or 'auto', or install a torch built for this GPU")
+    return torch.device("cuda", index)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """'auto' -> 'bf16' where the processor has it (GPUs from 2020 on, CPUs with AVX512-BF16 or AMX), else 'fp32'."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    asked = [getattr(torch.cpu, probe, None) for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bf16" if any(probe is not None and probe() for probe in asked) else "fp32"
+
+
+@contextmanager
+def epoch_rng(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
+    """A generator on ``device`` that depends on nothing but ``seed`` and ``epoch``.
+
+    So a resumed run needs no generator's state to go on as if it had never stopped. Dropout can only draw from torch's
+    global generators: they are seeded too, and given back as they were.
+    """
+    mine, dropout = (int(s) >> 1 for s in np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(dropout)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(dropout)
+        yield torch.Generator(device).manual_seed(mine)
+
+
+def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: bool) -> None:
+    """Make the run's folder with config.json and split.csv, or see that the run in it is this one.
+
+    Args:
+        run: the folder.
+        settings: what goes into config.json; 'config', 'precision' and 'slices_sha256' have to be the same to resume.
+        split: index patient, values a side.
+        resume: go on where the run in the folder stopped (or start, where there is none yet).
+
+    Raises:
+        RunError: RUN-EXISTS, the folder has content and ``resume`` is off; RUN-CONFIG, it holds another run.
+    """
+    if run.exists() and not run.is_dir():
+        raise RunError("RUN-EXISTS", "this is a file, not a folder", where=run, mend="choose another folder")
+    for leftover in run.glob(".tmp-*"):
+        if resume:
+            leftover.unlink(missing_ok=True)   # of a process that was killed while it wrote
+    if not run.is_dir() or not any(run.iterdir()):
+        write_json(run / "config.json", settings)
+        with atomic_path(run / "split.csv") as temporary:
+            split.rename("side").rename_axis("patient").to_csv(temporary)
+        return
+    if not resume:
+        raise RunError("RUN-EXISTS", "there is something in this folder already", where=run,
+                       mend="choose another folder, remove this one, or resume it (--resume)")
+    old = _flat({key: _of(read_json(run / "config.json", code="RUN-CONFIG"), run).get(key) for key in _COMPARED})
+    new = _flat(json.loads(json.dumps({key: settings[key] for key in _COMPARED})))
+    differ = (name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+    changed = [f"{name.removeprefix('config.')} ({old.get(name, 'none')!r}, now {new.get(name, 'none')!r})"
+               for name in differ if name != "config.device"]
+    if changed:
+        raise RunError("RUN-CONFIG", f"the run in this folder had other settings: {'; '.join(changed)}", where=run,
+                       mend="resume with the same settings, or choose another folder")
+
+
+_COMPARED = ("config", "precision", "slices_sha256")   # the device may change: a run may move to another machine
+
+
+def _of(content: Any, run: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise InputError("RUN-CONFIG", "config.json does not describe a run", where=run, mend="choose another folder")
+    return content
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    out: dict[str, Any] = {}
+    for key, value in content.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+def write_history(run: Path, history: list[dict[str, float]]) -> None:
+    """history.csv, one row an epoch."""
+    with atomic_path(run / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+
+
+def save_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]) -> None:
+    """Checkpoint: weights, Adam's moments and the history, in one safetensors file that carries its own SHA-256."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"adam.{key}.{name}"] = value
+    content = json.dumps(history, allow_nan=False)
+    record = {"history": content, "sha256": _digest(tensors, content)}
+    write_bytes(path, tensor_bytes(tensors, {"msfilm": json.dumps(record)}))
+
+
+def load_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """Put a checkpoint into ``model`` and ``optimizer`` and return the history; [] where there is none yet.
+
+    Raises:
+        InputError: WEIGHTS-CORRUPT.
+    """
+    if not path.exists():
+        return []
+    tensors, _, metadata = read_tensors(path)
+    try:
+        record = json.loads(metadata["msfilm"])
+        if record["sha256"] != _digest(tensors, record["history"]):
+            raise ValueError("its content does not fit its SHA-256")
+        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()
+                               if name.startswith("model.")})
+        for name, parameter in model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"adam.{key}.{name}")
+                if value is None:
+                    continue
+                # The moments in the parameter's memory layout: another one may round differently. The counter stays
+                # on the CPU.
+                if key != "step":
+                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+                optimizer.state[parameter][key] = value
+        return json.loads(record["history"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError("WEIGHTS-CORRUPT", f"the checkpoint cannot be used: {error}", where=path,
+                         mend="remove the run's folder and train again") from error
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

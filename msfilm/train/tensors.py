@@ -1,0 +1,131 @@
+"""The slices that a run trains on and is chosen by, as tensors on the device; and the Dice that chooses."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msfilm.data.slices import UNDRAWN, SliceSet
+from msfilm.errors import RunError, SettingError, suggest
+from msfilm.files import sha256_array
+
+if TYPE_CHECKING:
+    from msfilm.model.film import CategoryEncoder
+
+__all__ = ["SideTensors", "gather", "slices_hash", "trained_on", "usable_rows", "volume_dice"]
+
+
+@dataclass(frozen=True)
+class SideTensors:
+    """One side of the split on the device; a batch is an index into it, so there is no loader.
+
+    Attributes:
+        images: (N, 1, H, W) float16.
+        targets: (N, 1, H, W) uint8, 0 or 1.
+        codes: z (N, M) float32, or None for a plain network.
+        volume: (N,) which of ``names`` each slice belongs to.
+        names: the volumes.
+    """
+
+    images: Tensor
+    targets: Tensor
+    codes: Tensor | None
+    volume: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """rows (n,) -> images (n, 1, H, W) float32, targets (n, 1, H, W) uint8, codes (n, M) or None."""
+        return self.images[rows].float(), self.targets[rows], None if self.codes is None else self.codes[rows]
+
+    def names_of(self, rows: Tensor) -> list[str]:
+        """The volumes that some slices belong to."""
+        return [self.names[i] for i in sorted(set(self.volume[rows].tolist()))]
+
+
+def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...]) -> np.ndarray:
+    """(N,) bool: slices of these contrasts (all, if none is named) whose volume has this mask drawn.
+
+    Raises:
+        SettingError: MASK-UNKNOWN or CONTRAST-UNKNOWN.
+    """
+    if mask not in slices.masks:
+        raise SettingError("MASK-UNKNOWN", f"these slices have no mask '{mask}'", mend=suggest(mask, slices.masks))
+    for contrast in contrasts:
+        if contrast not in slices.contrasts:
+            raise SettingError("CONTRAST-UNKNOWN", f"these slices have no contrast '{contrast}'",
+                               mend=suggest(contrast, slices.contrasts))
+    keep = np.asarray(slices.masks[mask]).max(axis=(1, 2, 3), initial=0) < UNDRAWN
+    return keep & slices.table["contrast"].isin(contrasts).to_numpy() if contrasts else keep
+
+
+def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: CategoryEncoder | None, device: torch.device,
+           side: str) -> SideTensors:
+    """Copy the slices where ``rows`` (N,) is true to the device.
+
+    Raises:
+        RunError: TRAIN-EMPTY, no slice; TRAIN-NO-LESION, no lesion in any of them, so that nothing can be learnt.
+    """
+    index = np.flatnonzero(rows)
+    if not len(index):
+        raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split",
+                       mend="use more patients, other fractions, or another mask")
+    targets = np.ascontiguousarray(slices.masks[mask][index])
+    table = slices.table.iloc[index]
+    if not targets.any():
+        raise RunError("TRAIN-NO-LESION", f"mask '{mask}' is empty in all {table['volume'].nunique()} volumes on the "
+                       f"{side} side of the split", mend="use more patients, or another split_seed")
+    names = tuple(sorted(table["volume"].unique()))
+    place = {name: i for i, name in enumerate(names)}
+    codes = None if encoder is None else encoder.encode(table[encoder.column]).to(device)
+    return SideTensors(torch.from_numpy(np.ascontiguousarray(slices.images[index])).to(device),
+                       torch.from_numpy(targets).to(device), codes,
+                       torch.tensor([place[name] for name in table["volume"]], device=device), names)
+
+
+def slices_hash(slices: SliceSet, mask: str) -> str:
+    """SHA-256 of what training sees: each slice's content hash and place, and the mask."""
+    table = slices.table
+    lines = "\n".join(f"{v} {z} {h} {c}" for v, z, h, c in
+                      zip(table["volume"], table["z"], table["slice_hash"], table["contrast"], strict=True))
+    return hashlib.sha256(f"{lines}\n{sha256_array(np.asarray(slices.masks[mask]))}".encode()).hexdigest()
+
+
+def trained_on(slices: SliceSet, rows: np.ndarray) -> dict[str, Any]:
+    """What a network's card says of the volumes whose slices ``rows`` (N,) picks: contrasts, and voxel sizes in mm.
+
+    ``segment`` warns by it of a scan unlike these.
+    """
+    table = slices.table[rows]
+    voxel = np.array([slices.scans[name].voxel_mm for name in table["volume"].unique()])   # (volumes, 3): x, y, z
+    ranges = {"in_plane": voxel[:, :2], "slice": voxel[:, 2]}
+    return {"contrasts": sorted(table["contrast"].unique()),
+            "voxel_mm": {name: [round(float(sides.min()), 4), round(float(sides.max()), 4)]
+                         for name, sides in ranges.items()}}
+
+
+def volume_dice(model: nn.Module, side: SideTensors, autocast: Any, batch_size: int = 256) -> float:
+    """Mean over volumes of the Dice of their crops at threshold 0.5: to choose the best epoch by, not to report.
+
+    A volume whose reference and prediction are both empty is left out; with one of them empty its Dice is 0.
+    """
+    model.eval()
+    counts = torch.zeros(3, len(side.names), device=side.images.device)   # overlap, reference, prediction (pixels)
+    with torch.no_grad():
+        for rows in torch.arange(len(side), device=side.images.device).split(batch_size):
+            images, targets, codes = side.batch(rows)
+            with autocast:
+                logits = model(images, codes)
+            predicted, drawn = logits.float() > 0, targets > 0           # sigmoid(0) = 0.5
+            for row, pixels in enumerate((predicted & drawn, drawn, predicted)):
+                counts[row].index_add_(0, side.volume[rows], pixels.sum((1, 2, 3)).float())
+    overlap, reference, prediction = counts.cpu().double()
+    total = reference + prediction
+    return float((2 * overlap[total > 0] / total[total > 0]).mean())
