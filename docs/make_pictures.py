@@ -1,4 +1,4 @@
-"""Make the README's picture: the public multiple-sclerosis patient, segmented by the network that ships (needs the scan)."""
+"""Make the README's picture: the public patient, segmented by the network that ships (needs the scan)."""
 
 from pathlib import Path
 

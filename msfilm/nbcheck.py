@@ -54,16 +54,15 @@ def check_parameters(namespace: dict[str, Any], **allowed: Any) -> None:
     namespace[_CHECKED] = True
 
 
-def check_exercise(name: str, ok: bool | Callable[[], Any], hint: str) -> bool:
+def check_exercise(name: str, ok: bool | Callable[[], Any], hint: str) -> None:
     """Say whether an exercise is solved; an attempt that is not there yet gets the hint, and the notebook goes on.
+
+    Nothing is returned, so that as a cell's last line it shows what it prints and no True or False below.
 
     Args:
         name: for example ``'Exercise 1'``.
         ok: whether it is right, or a function that finds out. One that raises means "not yet", with what it raised.
         hint: what to look at next.
-
-    Returns:
-        Whether it is right.
     """
     raised = ""
     if callable(ok):
@@ -73,7 +72,6 @@ def check_exercise(name: str, ok: bool | Callable[[], Any], hint: str) -> bool:
             ok, raised = False, f" (your attempt raised {type(error).__name__}: {error})"
     right = bool(ok) and ok is not ...
     print(f"{name}: right" if right else f"{name}: not yet: {hint}{raised}")
-    return right
 
 
 def _check_value(name: str, value: Any, rule: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape, unescape
@@ -39,6 +40,7 @@ def write_page(
         made: what made the page, for its foot.
     """
     body = "" if notebook is None else _Exporter(template_name="basic").from_notebook_node(notebook)[0]
+    body = _NOTEBOOK_LINK.sub(r'href="\1.html', body)
     return _write(
         path, "page.html", title=title, error=error, body=body, previous=previous, following=following, made=made
     )
@@ -64,6 +66,9 @@ def _write(path: Path, template: str, **fields: Any) -> Path:
         temporary.write_text(text, encoding="utf-8")
     return path
 
+
+# A link from one notebook to another leads from page to page.
+_NOTEBOOK_LINK = re.compile(r'href="(\d\d_[\w-]+)\.ipynb(?=["#])')
 
 _FRAME = """<!DOCTYPE html>
 <html lang="en">

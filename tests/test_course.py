@@ -38,7 +38,7 @@ def course(tmp_path_factory):
         "print('profile', PROFILE, DATA_DIR, EPOCHS)",
         "from IPython.display import HTML\nblock = bytearray(150_000_000)\nimport time; time.sleep(0.7)\n"
         'HTML(\'<img alt="a dot" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">\')',
-        text="Where $T_2^*$ decays, $$y = \\gamma(z) \\odot x + \\beta(z)$$ holds.",
+        text="Where $T_2^*$ decays, $$y = \\gamma(z) \\odot x + \\beta(z)$$ holds. [Next](05_last.ipynb#A-title)",
     )
     _write(
         notebooks, "01_raises", "print('so far')", "raise ValueError('no such <scan>\\nsecond line')", "print('never')"
@@ -97,6 +97,10 @@ def test_pages_need_nothing_from_elsewhere(course, name):
     for tag in page.find_all("a", href=True):
         target, _, anchor = tag["href"].partition("#")
         assert (folder / "out" / target).is_file() if target else page.find(id=anchor), tag["href"]
+
+
+def test_links_between_notebooks_lead_from_page_to_page(course):
+    assert _page(course[0], "00_good").find("a", string="Next")["href"] == "05_last.html#A-title"
 
 
 def test_a_failed_page_shows_how_far_it_came_and_why(course):

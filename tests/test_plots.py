@@ -124,6 +124,17 @@ def test_show_closes_pyplots_figures_and_wants_an_alt_text():
         show(Figure(), "  ")
 
 
+def test_a_shown_picture_has_few_colours_and_still_the_right_ones():
+    figure = every_figure()["errors"]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, facecolor="white")
+    before = Image.open(buffer).convert("RGB")
+    shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", show(figure, "errors").data)[1])))
+    assert shown.mode == "P" and shown.size == before.size
+    off = np.abs(np.asarray(shown.convert("RGB"), dtype=int) - np.asarray(before, dtype=int)).max(axis=2)
+    assert (off > 16).mean() < 0.003 and off.max() < 80  # green, red and blue stay apart
+
+
 def outlines(figure):
     """(colour, style, (x0, x1, y0, y1)) of every outline on the first picture, its dark underlay left out."""
     found = []
