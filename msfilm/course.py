@@ -54,7 +54,7 @@ def run_course(
     """Run the notebooks in the order of their numbers; write a page for each and ``out/index.html``.
 
     A notebook that fails stops no other one. One whose cells, parameters, package and torch are as they were when it
-    last went well is not run again. Data go to ``out/data/<profile>``, trained networks to ``out/runs/<profile>``.
+    last went well is not run again. Data go to ``out/data``, trained networks to ``out/runs``.
 
     Args:
         profile: 'quick', 'course' or 'paper'.

@@ -132,8 +132,12 @@ def _kernel_config() -> Any:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """What the kernels inherit: this interpreter's own kernel first, and a relative mirror path made absolute."""
+    """What the kernels inherit: this interpreter's own kernel first, a core left free, the mirror's path made absolute."""
     wanted = {"JUPYTER_PREFER_ENV_PATH": "1"}
+    if "OMP_NUM_THREADS" not in os.environ:
+        # One core is left for everything else: threads that share out each small convolution wait for the slowest one,
+        # and on a busy machine as many threads as cores were ten times slower than one fewer.
+        wanted["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) - 1))
     if os.environ.get("MSFILM_MIRROR"):
         wanted["MSFILM_MIRROR"] = str(Path(os.environ["MSFILM_MIRROR"]).resolve())
     before = dict(os.environ)
