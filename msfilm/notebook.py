@@ -132,7 +132,7 @@ def _kernel_config() -> Any:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """What the kernels inherit: this interpreter's own kernel first, a core left free, the mirror's path made absolute."""
+    """What kernels inherit: this interpreter's own kernel first, a core left free, the mirror's path made absolute."""
     wanted = {"JUPYTER_PREFER_ENV_PATH": "1"}
     if "OMP_NUM_THREADS" not in os.environ:
         # One core is left for everything else: threads that share out each small convolution wait for the slowest one,
