@@ -90,7 +90,8 @@ def run_course(
     results = {source: _known(source, earlier.get(source.stem, {})) for source in sources}
     for count, source in enumerate(chosen, start=1):
         wanted = {key: value for key, value in given.items() if key in (declared[source] or ())}
-        key = sha256(json.dumps([source_cells(source), wanted, package], default=str).encode()).hexdigest()
+        mirror = os.environ.get("MSFILM_MIRROR")  # with it pages show public scans that may be missing without
+        key = sha256(json.dumps([source_cells(source), wanted, package, mirror], default=str).encode()).hexdigest()
         before, said = results[source], f"[{count}/{len(chosen)}] {source.stem}"
         if not force and before.status == "ok" and before.key == key and (out / before.page).is_file():
             _say(progress, f"{said}: unchanged, not run again")

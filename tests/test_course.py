@@ -142,6 +142,14 @@ def test_only_what_changed_or_failed_runs_again(course, capsys):
     assert [result.name for result in results if result.fresh] == ["00_good"]
 
 
+def test_a_notebook_runs_again_once_the_public_scans_are_there(course, monkeypatch, tmp_path):
+    folder, _ = course
+    run = {"out": folder / "out", "notebooks_dir": folder / "notebooks", "only": ["00"], "parameters": {"EPOCHS": 9}}
+    run_course("quick", **run)
+    monkeypatch.setenv("MSFILM_MIRROR", str(tmp_path))
+    assert [result.name for result in run_course("quick", **run) if result.fresh] == ["00_good"]
+
+
 def test_wrong_settings_are_refused_before_anything_runs(course, tmp_path):
     folder, _ = course
     run = {"out": tmp_path / "out", "notebooks_dir": folder / "notebooks"}
