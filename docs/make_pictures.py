@@ -13,14 +13,16 @@ found = segment(
     contrast="T2w",
     centreline=shipped("data_manifests") / "centrelines" / "t2_ms.csv",
 )
+voxel_mm2 = found.image.voxel_mm[:2].prod()
 shown = range(2, 12)  # ten slices of the neck, from below upwards
 middle = slice(9, 39)
 figure = slice_montage(
     found.crops[shown, middle, middle],
     {"network": found.crop_masks[shown, middle, middle]},
-    [f"slice {found.grid.zs[i]}: {found.crop_masks[i].sum() * 0.75**2:.0f} mm²" for i in shown],
+    [f"slice {z}: {found.mask[:, :, z].sum() * voxel_mm2:.0f} mm²" for z in found.grid.zs[shown]],
     spacing_mm=0.75,
     limits=(0, 3.2),
+    title="Not for diagnosis",
 )
 figure.savefig(Path(__file__).parent / "real_patient.png", dpi=110, facecolor="white", metadata={"Software": None})
 print(f"{found.lesion_mm3:.0f} mm3 in all {len(found.grid)} slices")

@@ -102,7 +102,7 @@ def segment(
 
     if (cord is None) == (centreline is None):
         raise SettingError("CENTRE-SOURCE", "give either a cord mask or a centreline" + (", not both" if cord else ""),
-                           mend="the cord mask is better: it also sets the intensity scale")
+                           mend="--cord FILE is better (it also sets the intensity scale), or --centreline FILE")
     if not 0 < threshold <= 1:
         raise SettingError("THRESHOLD", f"threshold={threshold}", mend="use a probability above 0, up to 1")
     targets = _targets(out, probability, [image, cord, centreline])
