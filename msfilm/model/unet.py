@@ -26,7 +26,7 @@ class UNetConfig:
     depth: int = 3                         # down blocks, and up blocks
     filters: int = 16                      # channels of the first block; doubled at each further down block
     in_channels: int = 1
-    dropout: float = 0.1                   # share of channels dropped at the end of each block, in training
+    dropout: float = 0.0                   # share of channels dropped at the end of each block, in training
     n_codes: int = 0                       # M, the length of z; 0 is the plain U-Net
     film: tuple[str, ...] | None = None    # places where FiLM is on; None: all of film_names
     film_width: int = 64                   # hidden units of the FiLM generator
