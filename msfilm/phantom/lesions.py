@@ -81,7 +81,7 @@ def _draw_lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
     # The part outside the cord is cut off: about a third at this depth, so the whole ellipse is half as large again.
     depth = rng.uniform(0.35, 0.9)
     aspect = np.exp(rng.normal(0.1, 0.3))
-    whole = 1.35 * area * (1.75 - 0.7 * depth)  # 1.35: the taper towards both ends takes a quarter away
+    whole = 1.35 * area * (1.75 - 0.7 * depth)  # the taper towards both ends leaves .71 on average
     levels = list(LEVEL_WEIGHTS)
     level = int(rng.choice(len(levels), p=np.array(list(LEVEL_WEIGHTS.values())) / sum(LEVEL_WEIGHTS.values())))
     s = rng.uniform(patient.tops_mm[level], patient.tops_mm[level + 1])

@@ -100,15 +100,10 @@ def render(
         image[k, rows, columns] = (1 - weight) * image[k, rows, columns] + weight * fine
         cord[k, rows, columns] = share >= 0.5
         distances[:, k] = distance
-    relative = (
-        np.broadcast_to(
-            x[columns][None, None, :] - centres[:, 0, None, None],
-            distances.shape[1:] if lesions else (shape[0], len(y[rows]), len(x[columns])),
-        ),
-        np.broadcast_to(y[rows][None, :, None] - centres[:, 1, None, None], (shape[0], len(y[rows]), len(x[columns]))),
-        plan.s_mm,
-    )
-    return CleanScan(image, cord, (rows, columns), distances, relative)
+    box = distances.shape[1:]  # (Z, h, w), also without a lesion
+    relative_x = np.broadcast_to(x[columns][None, None, :] - centres[:, 0, None, None], box)
+    relative_y = np.broadcast_to(y[rows][None, :, None] - centres[:, 1, None, None], box)
+    return CleanScan(image, cord, (rows, columns), distances, (relative_x, relative_y, plan.s_mm))
 
 
 def _sub_slices(patient, lesions, signal, s, plan, x, y, count):
