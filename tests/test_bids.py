@@ -42,6 +42,12 @@ def test_mask_names_of_both_kinds_are_understood(stem, expected):
 
 def test_contrast_is_the_suffix_and_both_spellings_of_t2star_are_one():
     assert [contrast_of(suffix) for suffix in ("T2starw", "T2star", "T2w", "MTS")] == ["T2star", "T2star", "T2w", "MTS"]
+    names = {
+        "sub-01_flip-1_mt-on_MTS": "MTon", "sub-01_acq-MToff_MTS": "MToff", "sub-01_acq-T1w_MTS": "MTS",
+        "sub-01_acq-stir_T2w": "STIR", "sub-01_acq-sagPSIR_T1w": "PSIR", "sub-01_STIR": "STIR",
+        "sub-01_acq-sag_T2w": "T2w",
+    }  # fmt: skip
+    assert {name: contrast_of(name) for name in names} == names
 
 
 @pytest.mark.parametrize("valid", [True, False])
@@ -153,6 +159,16 @@ def test_patient_that_participants_lacks_is_named(tree):
         [],
         ["PARTICIPANTS-LACK"],
     ]
+
+
+def test_a_mask_is_found_without_the_entities_that_masks_may_not_have(tree):
+    root = tree(patients=1, contrasts=("T2w",))
+    for path in [*root.rglob("sub-001*T2w*")]:
+        name = path.name.replace("space-T2w", "acq-MTon_space-MTS").replace("_T2w.", "_acq-MTon_flip-1_mt-on_MTS.")
+        path.rename(path.with_name(name))
+    table = find_volumes(root)
+    assert list(table.index) == ["sub-001_acq-MTon_flip-1_mt-on_MTS"] and table["contrast"].tolist() == ["MTon"]
+    assert table["cord"].notna().all() and table["rater-1"].notna().all() and not table["errors"].iloc[0]
 
 
 def test_cord_mask_of_another_contrast_is_not_used(tree):

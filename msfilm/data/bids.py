@@ -27,6 +27,7 @@ _KINDS = (
         ),
     ),
 )
+_ACQUIRED = re.compile(r"_(flip|mt|inv|echo|part)-[A-Za-z0-9]+")
 _CORD_ORDER = ("seg-manual", "label-SC_mask", "label-SC_seg", "label-cord_mask", "seg")
 _VALID_NAME = re.compile(
     r"^(?P<entities>sub-[^_]+(?:_[a-z]+-[^_]+)*?)_space-(?P<suffix>[A-Z][A-Za-z0-9]*)_(?P<kind>label-.+)$"
@@ -34,8 +35,21 @@ _VALID_NAME = re.compile(
 _FIELD_NAME = re.compile(r"^(?P<stem>sub-[^_]+(?:_[a-z]+-[^_]+)*?_[A-Z][A-Za-z0-9]*)_(?P<kind>.+)$")
 
 
-def contrast_of(suffix: str) -> str:
-    """BIDS suffix -> contrast: ``T2starw`` and the older ``T2star`` are both ``T2star``; others stay as they are."""
+def contrast_of(stem: str) -> str:
+    """A scan's contrast, from its BIDS name or suffix: the suffix, but for what BIDS has no suffix of its own for.
+
+    ``T2starw`` and the older ``T2star`` are both ``T2star``; ``mt-on`` or ``acq-MTon`` with suffix MTS is ``MTon`` (and
+    so for off); ``acq-stir`` and ``acq-psir`` are ``STIR`` and ``PSIR`` whatever the suffix.
+    """
+    *entities, suffix = stem.split("_")
+    named = dict(part.lower().split("-", 1) for part in entities if "-" in part)
+    label = named.get("acq", "")
+    if suffix == "MTS":
+        state = named.get("mt") or ("on" if "mton" in label else "off" if "mtoff" in label else "")
+        return f"MT{state}" if state in ("on", "off") else suffix
+    for contrast in ("STIR", "PSIR"):
+        if contrast.lower() in label:
+            return contrast
     return {"T2starw": "T2star"}.get(suffix, suffix)
 
 
@@ -73,8 +87,9 @@ def find_volumes(dataset: str | Path) -> pd.DataFrame:
 
     Returns:
         Index ``volume`` (the image's name without ending). Columns: patient ("sub-001"), session (or None), centre,
-        contrast, rater (identity of rater-1, "unknown" where no sidecar says), image (path, or None where only a mask
-        or sidecar is there), one path column a mask (``cord``, ``truth``, ``rater-1`` ...; None where absent), the
+        contrast, rater (identity of rater-1, "unknown" where no sidecar says), raters (identities of rater-1, rater-2
+        .. with commas between), image (path, or None where only a mask or sidecar is there), one path column a mask
+        (``cord``, ``truth``, ``rater-1`` ...; None where absent), the
         columns ``SIDECAR_COLUMNS``, ``notes`` (list of InputError that do not stop the volume) and ``errors`` (list of
         InputError that do). ``attrs["notes"]`` holds what concerns the data set as a whole.
 
@@ -117,7 +132,7 @@ def find_volumes(dataset: str | Path) -> pd.DataFrame:
     names = sorted({name for found in masks.values() for name in found} | {"cord"}, key=_mask_order)
     for name in names:
         table[name] = pd.Series([masks.get(stem, {}).get(name) for stem in stems], index=table.index, dtype=object)
-    leading = ["patient", "session", "centre", "contrast", "rater", "image", *names, *SIDECAR_COLUMNS]
+    leading = ["patient", "session", "centre", "contrast", "rater", "raters", "image", *names, *SIDECAR_COLUMNS]
     table = table[[*leading, "notes", "errors"]]
     table.attrs["notes"] = [f"{note.code}: {note.what}" for note in notes]
     return table
@@ -126,7 +141,7 @@ def find_volumes(dataset: str | Path) -> pd.DataFrame:
 def _row(
     dataset: Path, stem: str, image: Path | None, masks: dict[str, Path], listing: dict[Path, list[Path]]
 ) -> dict[str, Any]:
-    *entities, suffix = stem.split("_")
+    *entities, _ = stem.split("_")
     named = dict(part.split("-", 1) for part in entities if "-" in part)
     patient, session = f"sub-{named['sub']}", f"ses-{named['ses']}" if "ses" in named else None
     folder = image.parent if image else dataset.joinpath(*[part for part in (patient, session, "anat") if part])
@@ -165,11 +180,14 @@ def _row(
             )
         )
     rater, faults = _rater(masks.get("rater-1"))
+    drawn = sorted((name for name in masks if name.startswith("rater-")), key=_mask_order)
+    raters = [_rater(masks[name])[0] for name in drawn]
     return {
         "patient": patient,
         "session": session,
-        "contrast": contrast_of(suffix),
+        "contrast": contrast_of(stem),
         "rater": rater,
+        "raters": ",".join(raters),
         "image": image,
         **values,
         "notes": notes + faults,
@@ -210,6 +228,7 @@ def _images(dataset: Path) -> dict[str, Path]:
 def _masks(dataset: Path, images: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], dict[str, list[InputError]]]:
     """image stem -> mask name -> path, and notes where one mask is there twice."""
     candidates: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
+    shorter = {_ACQUIRED.sub("", stem): stem for stem in images}  # a mask's name may not hold these entities
     for place, root in enumerate(
         (dataset / "derivatives" / "labels", dataset)
     ):  # corrected masks before those beside the image
@@ -221,6 +240,8 @@ def _masks(dataset: Path, images: dict[str, Path]) -> tuple[dict[str, dict[str, 
             if image not in images and image.endswith(("_T2star", "_T2starw")):  # both spellings are about
                 other = image[:-1] if image.endswith("w") else image + "w"
                 image = other if other in images else image
+            if image not in images:
+                image = shorter.get(image, image)
             order = _CORD_ORDER.index(kind) if name == "cord" else 0
             candidates.setdefault((image, name), []).append((order, place, path))
     masks: dict[str, dict[str, Path]] = {}

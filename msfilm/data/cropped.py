@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from msfilm.data.crop import CropGrid, centres_from_mask, coverage, crop, crop_mask
-from msfilm.data.slices import TABLE_COLUMNS, ScanMasks, hash_slice
+from msfilm.data.slices import TABLE_COLUMNS, UNDRAWN, ScanMasks, SliceSet, hash_slice
 from msfilm.errors import InputError
 from msfilm.files import sha256_array
 
 if TYPE_CHECKING:
     from msfilm.data.nifti import Volume
 
-__all__ = ["PreparedVolume", "prepare_volume"]
+__all__ = ["PreparedVolume", "join_volumes", "prepare_volume"]
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 
@@ -136,3 +136,26 @@ def _lesion_outside(scan: ScanMasks, cord: np.ndarray, grid: CropGrid) -> dict[s
         "lesion_outside_cord_mm3": voxel * int((cord.reshape(-1)[lesion] == 0).sum()),
         "lesion_outside_crop_mm3": voxel * int((~coverage(grid).reshape(-1)[lesion]).sum()),
     }
+
+
+def join_volumes(parts: dict[str, PreparedVolume], meta: dict[str, Any]) -> SliceSet:
+    """One SliceSet of the volumes in ``parts``, by name; a mask that one of them lacks is 255 there."""
+    names = sorted(
+        {mask for part in parts.values() for mask in part.masks}, key=lambda mask: (mask.startswith("rater"), mask)
+    )
+    images = np.concatenate([part.images for part in parts.values()])[:, None]
+    masks = {
+        mask: np.concatenate(
+            [part.masks.get(mask, np.full(part.images.shape, UNDRAWN, np.uint8)) for part in parts.values()]
+        )[:, None]
+        for mask in names
+    }
+    volumes = pd.DataFrame([part.row for part in parts.values()], index=pd.Index(list(parts), name="volume"))
+    return SliceSet(
+        images,
+        masks,
+        pd.concat([part.table for part in parts.values()], ignore_index=True),
+        volumes,
+        {name: part.scan for name, part in parts.items()},
+        meta,
+    )

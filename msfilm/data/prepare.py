@@ -7,16 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from msfilm import __version__
 from msfilm.data.bids import find_volumes
-from msfilm.data.cropped import PreparedVolume, prepare_volume
+from msfilm.data.cropped import PreparedVolume, join_volumes, prepare_volume
 from msfilm.data.nifti import Volume, read_image, read_mask
 from msfilm.data.sidecars import SIDECAR_COLUMNS
-from msfilm.data.slices import UNDRAWN, SliceSet
+from msfilm.data.slices import SliceSet
 from msfilm.data.store import save_slices
 from msfilm.errors import InputError, MsfilmError, SettingError, suggest
 
@@ -86,7 +85,7 @@ def prepare(
             where=dataset,
             mend=f"the first fault is {refused[0]}" if refused else "check the folder",
         )
-    slices = _join(
+    slices = join_volumes(
         parts,
         {
             "size": size,
@@ -144,32 +143,10 @@ def _one(dataset: Path, name: str, row: pd.Series, settings: dict[str, Any]) -> 
             errors.append(fault)
     if errors:
         return errors
-    about = {key: row[key] for key in ("patient", "session", "centre", "contrast", "rater", *SIDECAR_COLUMNS)}
+    about = {key: row[key] for key in ("patient", "session", "centre", "contrast", "rater", "raters", *SIDECAR_COLUMNS)}
     about["image"] = Path(row["image"]).relative_to(dataset).as_posix()
     about["notes"] = " | ".join([*image.notes, *[f"{note.code}: {note.what}" for note in row["notes"]]])
     try:
         return prepare_volume(name, image, masks, about, **settings)
     except MsfilmError as fault:
         return [fault]
-
-
-def _join(parts: dict[str, PreparedVolume], meta: dict[str, Any]) -> SliceSet:
-    names = sorted(
-        {mask for part in parts.values() for mask in part.masks}, key=lambda mask: (mask.startswith("rater"), mask)
-    )
-    images = np.concatenate([part.images for part in parts.values()])[:, None]
-    masks = {
-        mask: np.concatenate(
-            [part.masks.get(mask, np.full(part.images.shape, UNDRAWN, np.uint8)) for part in parts.values()]
-        )[:, None]
-        for mask in names
-    }
-    volumes = pd.DataFrame([part.row for part in parts.values()], index=pd.Index(list(parts), name="volume"))
-    return SliceSet(
-        images,
-        masks,
-        pd.concat([part.table for part in parts.values()], ignore_index=True),
-        volumes,
-        {name: part.scan for name, part in parts.items()},
-        meta,
-    )

@@ -13,7 +13,7 @@ from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import InputError, RunError
 from msfilm.files import atomic_folder, read_json, sha256_file, write_json
 
-__all__ = ["load_slices", "save_slices"]
+__all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry"]
 
 _FORMAT = 1
 _INDEX = "slices.json"
@@ -28,20 +28,10 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
     Raises:
         RunError: SLICES-WRITE where the disk refuses; InputError: SLICES-TARGET where ``folder`` is something else.
     """
-    folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()):
-        raise InputError(
-            "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
-        )
+    folder = check_target(folder)
     arrays: dict[str, np.ndarray] = {"images": slices.images}
     arrays |= {f"mask-{name}": mask for name, mask in slices.masks.items()}
-    scans: dict[str, Any] = {}
-    for volume, scan in slices.scans.items():
-        scans[volume] = {
-            "shape": scan.shape,
-            "affine": scan.affine,
-            "lengths": {k: len(v) for k, v in scan.indices.items()},
-        }
+    scans = {volume: scan_entry(scan) for volume, scan in slices.scans.items()}
     for name in dict.fromkeys(name for scan in slices.scans.values() for name in scan.indices):
         arrays[f"scan-{name}"] = np.concatenate(
             [scan.indices[name] for scan in slices.scans.values() if name in scan.indices]
@@ -52,22 +42,9 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
         with atomic_folder(folder) as temporary:
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
-            slices.table.to_parquet(temporary / "table.parquet", index=False)
-            slices.volumes.to_parquet(temporary / "volumes.parquet", index=True)
             for name, content in (extra or {}).items():
                 write_json(temporary / name, content)
-            files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-            write_json(
-                temporary / _INDEX,
-                {
-                    "format": _FORMAT,
-                    "version": __version__,
-                    "meta": slices.meta,
-                    "masks": list(slices.masks),
-                    "scans": scans,
-                    "sha256": files,
-                },
-            )
+            finish_folder(temporary, slices.table, slices.volumes, slices.meta, list(slices.masks), scans)
     except OSError as error:
         raise RunError(
             "SLICES-WRITE",
@@ -76,6 +53,39 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
             mend="check free space and permissions; nothing was left half-written",
         ) from error
     return folder
+
+
+def check_target(folder: str | Path) -> Path:
+    """The folder as a path. Raises InputError SLICES-TARGET where it holds something other than a set of slices."""
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()):
+        raise InputError(
+            "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
+        )
+    return folder
+
+
+def scan_entry(scan: ScanMasks) -> dict[str, Any]:
+    """What slices.json says of one scan."""
+    return {"shape": scan.shape, "affine": scan.affine, "lengths": {k: len(v) for k, v in scan.indices.items()}}
+
+
+def finish_folder(
+    folder: Path,
+    table: pd.DataFrame,
+    volumes: pd.DataFrame,
+    meta: dict[str, Any],
+    masks: list[str],
+    scans: dict[str, dict[str, Any]],
+) -> None:
+    """Write tables and index beside the arrays that are there already."""
+    table.to_parquet(folder / "table.parquet", index=False)
+    volumes.to_parquet(folder / "volumes.parquet", index=True)
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    write_json(
+        folder / _INDEX,
+        {"format": _FORMAT, "version": __version__, "meta": meta, "masks": masks, "scans": scans, "sha256": files},
+    )
 
 
 def load_slices(folder: str | Path, *, verify: bool = True) -> SliceSet:
