@@ -1,10 +1,7 @@
-"""A neck by vertebral level: cord with its butterfly of grey matter, dural sac, roots, bone and muscle, painted back to
-front.
-"""
+"""Who a patient is: cord, grey matter and canal along a curved spine, C1 to T12; shapes of cord and grey matter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,14 +13,57 @@ from torch import Tensor
 from msfilm.phantom.facts import levels
 from msfilm.phantom.fields import RandomField, capsule, coverage, radial
 
-__all__ = ["Patient", "cord_distance", "draw_patient", "grey_matter_distance", "layers"]
+__all__ = ["Patient", "Points", "cord_distance", "draw_patient", "grey_matter_distance"]
 
-COLUMNS = ("cord_ap", "cord_rl", "gm_fraction", "gm_rl", "gm_ap", "canal_ap", "canal_rl", "offset", "triangle")
+COLUMNS = (
+    "cord_ap",
+    "cord_rl",
+    "gm_fraction",
+    "gm_rl",
+    "gm_ap",
+    "canal_ap",
+    "canal_rl",
+    "offset",
+    "triangle",
+    "body_rl",
+    "body_ap",
+)
+STEP_MM = 0.5  # of the table that profiles are read from
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the rows and columns of a batch of thin slices lie in a patient, in mm.
+
+    A slice may be tilted about the left-right axis, so depth belongs to the row. Everything is relative to the cord:
+    x to the right, y to the front.
+    """
+
+    columns: Tensor  # (w,) x in the scanner
+    shift: Tensor  # (n, h, 1) x of the cord's centre
+    y: Tensor  # (n, h, 1)
+    s: Tensor  # (n, h, 1) depth below the top of C1, along the cord: the same for a vertebra's front and back
+    profile: dict[str, Tensor]  # sizes, each (n, h, 1)
+    thick: Tensor | float = 1.0  # (n, h, 1) cosine of the angle between slice and cord
+
+    @cached_property
+    def x(self) -> Tensor:
+        """(n, h, w)."""
+        return self.columns - self.shift
+
+    def field(self, field: RandomField) -> Tensor:
+        """Values (n, h, w) of a random field."""
+        return field(self.columns, self.shift, self.y, self.s)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, h, w)."""
+        return (*self.y.shape[:2], len(self.columns))
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One neck. ``s`` is the distance in mm below the top of C1, x points to the right, y to the front; all lengths in
+    """One spine. ``s`` is the distance in mm below the top of C1, x points to the right, y to the front; all lengths in
     mm.
     """
 
@@ -34,26 +74,81 @@ class Patient:
     cord_field: RandomField
     csf_field: RandomField
     muscle_field: RandomField
+    septa_field: RandomField
+    marrow_field: RandomField
+    fat_field: RandomField
     disc_dryness: float
-    fat_mm: float
+    fat_mm: float  # under the skin
+    infiltration: float  # fat within and between the muscles, 0..
+    roots_mm: float  # where along the cord the rootlets leave
+    vessel: np.ndarray  # (3, 2) angle (rad) and radius (mm) of vessels on the cord's surface
+
+    @property
+    def bottom_mm(self) -> float:
+        """Depth of the lower end of T12."""
+        return float(2 * self.middles_mm[-1] - self.tops_mm[-1])
 
     @cached_property
-    def _spline(self) -> PchipInterpolator:
+    def _lookup(self) -> tuple[np.ndarray, np.ndarray]:
+        """Depths and all that depends on depth alone: sizes, cord centre, slope, phase within a vertebra."""
         ends = [self.tops_mm[0], *self.middles_mm, self.middles_mm[-1] + 16]
-        return PchipInterpolator(ends, np.vstack([self.table[:1], self.table, self.table[-1:]]))
+        spline = PchipInterpolator(ends, np.vstack([self.table[:1], self.table, self.table[-1:]]))
+        s = np.arange(-60, self.bottom_mm + 60, STEP_MM)
+        values = spline(np.clip(s, self.tops_mm[0], self.middles_mm[-1]))
+        centre = self.centre(s)
+        slope = np.gradient(centre[:, 1], STEP_MM)
+        edges = np.append(self.tops_mm, self.bottom_mm)
+        index = np.clip(np.searchsorted(edges, s, side="right") - 1, 0, len(self.tops_mm) - 1)
+        phase = np.clip(np.abs(2 * (s - edges[index]) / (edges[index + 1] - edges[index]) - 1), 0, 1)
+        thorax = np.clip((s - self.tops_mm[7]) / 45, 0, 1)  # 0 in the neck, 1 from T2 or T3 down
+        return s, np.column_stack([values, slope, phase, thorax])
 
-    def profile(self, s: np.ndarray) -> dict[str, Tensor]:
-        """Sizes at depths ``s`` (n,), each a tensor (n, 1, 1), with ``gm_t`` the half-thickness of the grey matter."""
-        values = self._spline(np.clip(s, self.tops_mm[0], self.middles_mm[-1]))
-        names = (*COLUMNS, "gm_t")
-        return {name: torch.as_tensor(values[:, i], dtype=torch.float32)[:, None, None] for i, name in enumerate(names)}
+    def profile(self, s: np.ndarray) -> dict[str, np.ndarray]:
+        """Sizes at depths ``s``, in its shape: ``COLUMNS``, ``gm_t`` (half-thickness of the grey matter), ``slope``
+        (dy/ds of the cord), ``phase`` (0 mid-vertebra, 1 mid-disc) and ``thorax`` (0 neck .. 1 chest).
+        """
+        depths, values = self._lookup
+        place = np.clip((np.asarray(s) - depths[0]) / STEP_MM, 0, len(depths) - 1.001)
+        low = place.astype(np.int64)
+        part = (place - low)[..., None]
+        rows = values[low] * (1 - part) + values[low + 1] * part
+        return {name: rows[..., i] for i, name in enumerate((*COLUMNS, "gm_t", "slope", "phase", "thorax"))}
 
     def centre(self, s: np.ndarray) -> np.ndarray:
-        """Cord centre (n, 2) at depths ``s``: neck lordosis and a little sideways sway."""
+        """Cord centre (..., 2) at depths ``s``: neck lordosis, chest kyphosis and a little sideways sway."""
         lordosis, phase, slope, sway, sway_phase, _ = self.curve
+        s = np.asarray(s, dtype=float)
         y = lordosis * np.cos(2 * np.pi * s / 190 + phase) + slope * (s - 80)
+        y = y - 14 * (1 - np.cos(np.pi * np.clip((s - 130) / 220, 0, 1)))  # the chest's kyphosis sets in below C7
         x = sway * np.sin(2 * np.pi * s / 240 + sway_phase)
-        return np.stack([x, y], axis=1)
+        return np.stack([x, y], axis=-1)
+
+    def points(self, columns: np.ndarray, y: np.ndarray, s: np.ndarray, device=None) -> Points:
+        """Points of thin slices.
+
+        Args:
+            columns: (w,) x in the scanner, mm.
+            y: (n, h) y in the scanner, mm.
+            s: (n, h) depth below the top of C1, mm.
+            device: of the tensors.
+        """
+        centre = self.centre(s)
+        y = y - centre[..., 1]
+        p = self.profile(s)
+        # A vertebra stands at right angles to the cord: what lies in front of it is, along the cord, higher or lower.
+        along = s + np.clip(p["slope"], -0.6, 0.6) * np.clip(y, -30, 30)
+        p["phase"] = self.profile(along)["phase"]
+
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)[..., None]
+
+        return Points(
+            torch.as_tensor(np.asarray(columns, dtype=np.float32), device=device),
+            tensor(centre[..., 0]),
+            tensor(y / np.sqrt(1 + p["slope"] ** 2)),  # as seen at right angles to the cord
+            tensor(s),
+            {name: tensor(values) for name, values in p.items()},
+        )
 
     def level(self, s: float) -> str:
         """Name of the vertebral level at depth ``s``."""
@@ -62,13 +157,13 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a neck. Spread between subjects: cord area 9 %, canal area 13 %, grey matter fraction .02 (ten spine-generic
-    subjects).
+    """Draw a spine. Spread between subjects: cord area 9 %, canal area 13 %, grey matter fraction .02 (ten
+    spine-generic subjects).
     """
     facts = levels()
-    area, canal = rng.normal(1.03, 0.085), rng.normal(1.08, 0.12)
-    aspect, canal_aspect = np.exp(rng.normal(0, [0.03, 0.05]))
-    area, canal = np.clip(area, 0.82, 1.25), np.clip(canal, 0.85, 1.4)
+    area, canal = rng.normal(1.0, 0.07), rng.normal(1.1, 0.12)
+    aspect, canal_aspect = np.exp(rng.normal(0, [0.018, 0.05]))
+    area, canal = np.clip(area, 0.86, 1.2), np.clip(canal, 0.85, 1.4)
     table = facts[list(COLUMNS)].to_numpy(float, copy=True)
     # AP and RL scale together by the root of the area; the aspect trades one for the other.
     scale = {
@@ -77,7 +172,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         "gm_rl": area**0.5 * aspect,
         "gm_ap": area**0.5 / aspect,
         "canal_ap": canal**0.5 / canal_aspect,
-        "canal_rl": canal**0.5 * canal_aspect,
+        "canal_rl": canal**0.5 * canal_aspect * 1.06,  # ten people: 21.3 mm where the template has 19
     }
     for name, factor in scale.items():
         table[:, COLUMNS.index(name)] *= factor
@@ -85,12 +180,9 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     for canal_name, cord_name in (("canal_ap", "cord_ap"), ("canal_rl", "cord_rl")):
         i, j = COLUMNS.index(canal_name), COLUMNS.index(cord_name)
         table[:, i] = np.maximum(table[:, i], table[:, j] + 3.6)
-    table[:, COLUMNS.index("gm_fraction")] += np.clip(rng.normal(0, 0.012), -0.02, 0.025)
-    thickness = np.array(
-        [
-            _gm_thickness(*row)
-            for row in table[:, [COLUMNS.index(n) for n in ("gm_rl", "gm_ap", "gm_fraction", "cord_ap", "cord_rl")]]
-        ]
+    table[:, COLUMNS.index("gm_fraction")] += np.clip(rng.normal(0.006, 0.012), -0.012, 0.03)
+    thickness = _gm_thickness(
+        *table[:, [COLUMNS.index(n) for n in ("gm_rl", "gm_ap", "gm_fraction", "cord_ap", "cord_rl")]].T
     )
     stretch = np.clip(rng.normal(1.0, 0.05), 0.88, 1.12)
     heights = facts["height_mm"].to_numpy(float) * stretch
@@ -112,24 +204,33 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         curve=curve,
         cord_field=RandomField.draw(rng, 3.0, length_s_mm=9.0),
         csf_field=RandomField.draw(rng, 2.2, length_s_mm=6.0),
-        muscle_field=RandomField.draw(rng, 3.5, length_s_mm=25.0, terms=14),
+        muscle_field=RandomField.draw(rng, 4.5, length_s_mm=25.0, terms=14),
+        septa_field=RandomField.draw(rng, 14.0, length_s_mm=30.0, terms=8),
+        marrow_field=RandomField.draw(rng, 2.5, length_s_mm=5.0),
+        fat_field=RandomField.draw(rng, 3.0, length_s_mm=9.0, terms=12),
         disc_dryness=float(rng.uniform(0, 1)),
         fat_mm=float(rng.uniform(4, 11)),
+        infiltration=float(rng.uniform(0.1, 0.9)),
+        roots_mm=float(rng.uniform(0, 17)),
+        vessel=np.column_stack([rng.normal([np.pi / 2, -1.57, -1.9], [0.15, 0.35, 0.6]), rng.uniform(0.3, 0.6, 3)]),
     )
 
 
-def _gm_thickness(gm_rl: float, gm_ap: float, fraction: float, cord_ap: float, cord_rl: float) -> float:
-    """Half-thickness (mm) that gives the butterfly its share of the cord's area, found by bisection on a 0.15 mm grid
-    of one half.
+def _gm_thickness(gm_rl, gm_ap, fraction, cord_ap, cord_rl) -> np.ndarray:
+    """Half-thickness (mm) that gives the butterfly its share of the cord's area at each level, found by bisection on a
+    0.15 mm grid of one half. All (levels,).
     """
     step = 0.15
     x, y = torch.meshgrid(torch.arange(step / 2, 5.5, step), torch.arange(-3.5, 3.5, step), indexing="xy")
-    low, high = 0.05, 1.6
-    for _ in range(14):
+    rl, ap = (torch.as_tensor(v, dtype=torch.float32)[:, None, None] for v in (gm_rl, gm_ap))
+    wanted = fraction * np.pi / 4 * cord_ap * cord_rl / (2 * step**2)  # in pixels of the half
+    low, high = np.full(len(gm_rl), 0.05), np.full(len(gm_rl), 1.6)
+    for _ in range(10):
         middle = (low + high) / 2
-        area = coverage(grey_matter_distance(x, y, gm_rl, gm_ap, middle), step).sum().item() * 2 * step**2
-        low, high = (middle, high) if area < fraction * np.pi / 4 * cord_ap * cord_rl else (low, middle)
-    return middle
+        half = torch.as_tensor(middle, dtype=torch.float32)[:, None, None]
+        area = coverage(grey_matter_distance(x, y, rl, ap, half), step).sum(dim=(1, 2)).double().numpy()
+        low, high = np.where(area < wanted, middle, low), np.where(area < wanted, high, middle)
+    return (low + high) / 2
 
 
 def cord_distance(x: Tensor, y: Tensor, profile: dict[str, Tensor]) -> Tensor:
@@ -147,98 +248,5 @@ def grey_matter_distance(x: Tensor, y: Tensor, gm_rl, gm_ap, half) -> Tensor:
     wide, tall = gm_rl / 2 - half, gm_ap / 2 - half
     commissure = capsule(x, y, 0.0, 0.0, 0.4 * wide, 0.0, 0.65 * half)
     ventral = capsule(x, y, 0.42 * wide, 0.05 * tall, 0.86 * wide, 0.72 * tall, 1.15 * half)
-    dorsal = capsule(x, y, 0.42 * wide, 0.0, 0.72 * wide, -tall, 0.75 * half)
+    dorsal = capsule(x, y, 0.42 * wide, 0.0, 0.78 * wide, -1.12 * tall, 0.62 * half)
     return torch.minimum(torch.minimum(commissure, ventral), dorsal)
-
-
-def layers(patient: Patient, s: np.ndarray, x: Tensor, y: Tensor, pixel_mm: float) -> Iterator[tuple[str, Tensor]]:
-    """Paint the neck back to front.
-
-    Args:
-        patient: the neck.
-        s: (n,) depth of each slice, mm below the top of C1.
-        x, y: (n, h, w) position in mm relative to the cord's centre in that slice, x to the right, y to the front.
-        pixel_mm: width over which an edge is shared between tissues.
-
-    Yields:
-        (tissue, share): each share (n, h, w) in 0..1 covers what was painted before. The first covers everything.
-    """
-    p = patient.profile(s)
-    depth = torch.as_tensor(s, dtype=torch.float32)[:, None, None]
-    angle = float(patient.curve[5])
-    x, y = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
-    side = x.abs()
-    phase = torch.as_tensor(_phase(patient, s), dtype=torch.float32)[:, None, None]  # 0 mid-vertebra, 1 mid-disc
-
-    def paint(distance: Tensor, width: float = pixel_mm) -> Tensor:
-        return coverage(distance, width)
-
-    front = -p["offset"]  # canal centre in front of the cord's centre
-    yc = y - front
-    half_ap, half_rl = p["canal_ap"] / 2, p["canal_rl"] / 2
-
-    yield "muscle", torch.ones_like(x)
-    streaks = patient.muscle_field(x, y, depth)
-    yield (
-        "fat",
-        (((streaks - 1.35) * 0.9).clamp(0, 0.8) + (0.55 - 4.5 * (streaks + 0.4).abs()).clamp_min(0)).clamp_max(0.85),
-    )  # lumps and septa
-    # Skin, fat under it, and the airway: only the outer part of a scan sees them.
-    skin = radial(x, y + 4, 60.0, 58.0)
-    yield "fat", paint(skin.abs() - patient.fat_mm) * (skin < 0)
-    yield "air", paint(-skin)
-    yield "air", paint(radial(x, yc - half_ap - 34, 8.5, 6.5))
-    for sign in (-1.0, 1.0):
-        yield "blood", paint(capsule(x, y, sign * 24.0, half_ap + 14, sign * 24.5, half_ap + 14.5, 2.6))
-    # Vertebra: body or disc, lateral masses, lamina, spinous process, each marrow in a shell of cortical bone.
-    body_y = half_ap + 9.3
-    body = radial(x, yc - body_y, 12.5, 8.0)
-    yield "bone", paint(body)
-    is_disc = ((phase - 0.78) / 0.10).clamp(0, 1)
-    yield "marrow", paint(body + 0.9) * (1 - is_disc)
-    yield "disc", paint(body + 0.6) * is_disc * (1 - 0.6 * patient.disc_dryness)
-    lateral = radial(side - half_rl - 7.2, yc + 2.5, 6.3, 5.6)
-    yield "bone", paint(lateral)
-    yield "marrow", paint(lateral + 0.9)
-    lamina = capsule(side, yc, half_rl + 3.0, -half_ap * 0.55, 0.0, -half_ap - 4.6, 2.3)
-    arch = (1 - (phase - 0.55) / 0.15).clamp(0, 1)  # between two laminae lies ligament
-    yield "ligament", paint(lamina)
-    yield "bone", paint(lamina) * arch
-    yield "marrow", paint(lamina + 0.9) * arch
-    spinous = capsule(x, yc, 0.0, -half_ap - 5.5, 0.0, -half_ap - 22.0, 2.4)
-    yield "bone", paint(spinous) * arch
-    yield "marrow", paint(spinous + 0.9) * arch
-    yield "fat", paint(spinous + 1.2) * (1 - arch) * 0.7
-    yield "blood", paint(radial(side - half_rl - 5.5, yc - 3.2, 1.9, 1.9))  # vertebral arteries
-    yield "fat", paint(radial(side - half_rl - 2.0, yc - 1.5, 3.0, 2.3)) * is_disc  # foramen
-
-    # Canal: ligament and dura, epidural fat behind, then the sac.
-    canal = radial(x, yc, half_rl, half_ap, p["triangle"])
-    yield "ligament", paint(canal - 1.0)
-    yield "fat", paint(canal)
-    yield "ligament", paint(canal + 0.35)
-    fluid = radial(x, yc - 0.25, half_rl - 0.9, half_ap - 0.95, p["triangle"])
-    yield "csf", paint(fluid)
-    sweep = torch.sin(depth * 0.35)
-    for along, (x0, y0) in ((0.9, (0.42, -0.34)), (0.75, (0.40, 0.36))):  # dorsal and ventral rootlets
-        x1 = p["cord_rl"] * x0 + (half_rl - 1.4 - p["cord_rl"] * x0) * along
-        rootlet = capsule(
-            side, y, p["cord_rl"] * x0, p["cord_ap"] * y0, x1, p["cord_ap"] * y0 * (0.8 + 0.3 * sweep) + 0.3, 0.28
-        )
-        yield "wm", paint(rootlet) * 0.55 * paint(fluid + 0.4)
-
-    # Cord.
-    cord = cord_distance(x, y, p)
-    yield "wm", paint(cord)
-    grey = grey_matter_distance(x, y, p["gm_rl"], p["gm_ap"], p["gm_t"])
-    yield "gm", paint(grey) * paint(cord)
-    fissure = capsule(x, y, 0.0, p["cord_ap"] * 0.52, 0.0, p["cord_ap"] * 0.27, 0.16)
-    yield "csf", paint(fissure) * 0.8
-
-
-def _phase(patient: Patient, s: np.ndarray) -> np.ndarray:
-    """0 in the middle of a vertebra, 1 in the middle of a disc."""
-    edges = np.append(patient.tops_mm, patient.middles_mm[-1] + 16)
-    index = np.clip(np.searchsorted(edges, s, side="right") - 1, 0, len(patient.tops_mm) - 1)
-    inside = (s - edges[index]) / (edges[index + 1] - edges[index])
-    return np.clip(np.abs(2 * inside - 1), 0, 1)

@@ -1,95 +1,155 @@
-"""Patients x centres x contrasts: who they are, and each of their scans with masks and the truth."""
+"""Each scan of a patient: its protocol and place, the picture the scanner makes, masks, truth and sidecar."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import torch
 
-from msfilm.phantom.anatomy import Patient, draw_patient
-from msfilm.phantom.facts import centres
-from msfilm.phantom.lesions import Lesion, draw_lesions
-from msfilm.phantom.physics import scan_image, signals
+from msfilm.phantom.anatomy import Patient
+from msfilm.phantom.facts import Protocol, centres, protocol
+from msfilm.phantom.physics import signals
 from msfilm.phantom.raters import NARROW, RaterConfig, draw_mask, rater_style_mm
+from msfilm.phantom.roster import CohortPlan, make_patient, patient_name, raters_of, scan_name, scans_of
 from msfilm.phantom.scan import CleanScan, ScanPlan, render
+from msfilm.phantom.scanner import Scanner, draw_scanner, scan_image
 
-__all__ = ["Scan", "make_patient", "make_scan", "patient_name"]
+__all__ = ["STATIONS", "CohortPlan", "Scan", "make_patient", "make_scan", "patient_name", "scan_name", "scans_of"]
 
-COVERAGE_MM = 67.0  # axial scans of the neck: 15.2 slices a volume on average over the centres' slice thicknesses
+COVERAGE_MM = 67.0  # of one axial scan: 15.2 slices a volume on average over the centres' slice thicknesses
 CORRUPTED_SHARE = 0.05
+STATIONS = {"upper": (10.0, 30.0), "lower": (72.0, 95.0), "chest": (205.0, 265.0)}  # depth (mm) of a scan's top
 
 
 @dataclass(frozen=True)
 class Scan:
     """One volume as it goes to disk. Arrays are canonical (X, Y, Z): right, front, up."""
 
+    name: str  # sub-001_T2w, sub-001_acq-lower_T2star ...
     contrast: str
-    image: np.ndarray  # int16
+    protocol: Protocol
+    image: np.ndarray  # int16; 0 outside the rendered window
     cord: np.ndarray  # bool
+    grey: np.ndarray  # bool, grey matter
     truth: np.ndarray  # bool
-    rater: np.ndarray  # bool
+    levels: tuple[str, ...]  # vertebral level of each slice
+    masks: dict[str, np.ndarray]  # rater-1 .. rater-4 -> bool
+    rater_names: tuple[str, ...]  # who they are, in that order
     clean: CleanScan
+    plan: ScanPlan
     affine: np.ndarray  # canonical voxel -> mm
+    scanner: Scanner
+    artefact: str  # none, motion, flow, dropout or noise
+    units: float  # what white matter is in the scanner's arbitrary units
     sidecar: dict
     lesions: list[dict]
 
+    @property
+    def rater(self) -> np.ndarray:
+        """The first rater's mask."""
+        return self.masks["rater-1"]
 
-def patient_name(index: int) -> str:
-    """BIDS name of the patient with this number: 0 is 'sub-001'."""
-    return f"sub-{index + 1:03d}"
+    @property
+    def canal(self) -> np.ndarray:
+        """(X, Y, Z) bool: cord and the fluid round it."""
+        return _canonical(self.clean.canal)
 
-
-@lru_cache(maxsize=256)
-def make_patient(index: int, seed: int) -> tuple[str, Patient, list[Lesion], dict]:
-    """Centre, anatomy, lesions and participant row of patient ``index``; the same whatever else the cohort holds."""
-    table = centres()
-    rng = np.random.default_rng([seed, index, 0])
-    centre = str(rng.choice(table.index, p=table.weight / table.weight.sum()))
-    patient = draw_patient(rng)
-    lesions = draw_lesions(rng, patient)
-    row = {
-        "participant_id": patient_name(index),
-        "centre": centre,
-        "age": int(np.clip(rng.normal(42, 11), 18, 75)),
-        "sex": "F" if rng.uniform() < 0.7 else "M",
-        "lesions": len(lesions),
-    }
-    return centre, patient, lesions, row
+    @property
+    def corrupted(self) -> bool:
+        """Whether something went wrong in this scan."""
+        return self.artefact != "none"
 
 
-def make_scan(index: int, seed: int, contrast: str, raters: RaterConfig = NARROW) -> Scan:
-    """Scan patient ``index`` with one contrast and have the centre's rater draw the lesions.
+def make_scan(
+    index: int,
+    seed: int = 0,
+    acquisition_name: str = "T2w_ax",
+    station: str = "upper",
+    *,
+    raters: Sequence[str] | None = None,
+    config: RaterConfig = NARROW,
+    crop_only: bool = False,
+    noise: bool = True,
+    device=None,
+) -> Scan:
+    """Scan one patient and have raters draw the lesions.
+
+    Args:
+        index: of the patient, from 0.
+        seed: of the cohort.
+        acquisition_name: a key of ``msfilm.phantom.facts.ACQUISITIONS``.
+        station: upper, lower or chest (axial scans).
+        raters: who draws ('rater-01' ..); default the centre's rater, or the panel of a panel patient.
+        config: how much raters differ.
+        crop_only: render only what the crop round the cord reaches (a scan with motion is rendered whole all the same:
+            its ghosts come from far away).
+        noise: False leaves the noise out.
+        device: where to compute; masks and image come back as NumPy arrays.
 
     Raises:
-        SettingError: CONTRAST-UNKNOWN for a contrast the phantom does not have.
+        SettingError: ACQUISITION-UNKNOWN for one that the phantom does not have.
     """
     centre, patient, lesions, _ = make_patient(index, seed)
-    site = centres().loc[centre]
-    rng = np.random.default_rng([seed, index, 1, *contrast.encode()])
-    protocol = _protocol(contrast, site, rng)
-    plan = _plan(patient, site, protocol, rng)
-    signal = signals(contrast, protocol, [(x.kind, x.strength) for x in lesions])
-    clean = render(patient, lesions, _vary(signal, rng), plan)
-    corrupted = bool(rng.uniform() < CORRUPTED_SHARE)
-    snr = float(np.clip(protocol["snr"] * np.exp(rng.normal(0, 0.15)), 10, 50))
-    bias = site.bias * np.exp(rng.normal(0, 0.2))
+    site, how = centres().loc[centre], protocol(centre, acquisition_name)
+    key = [*acquisition_name.encode(), *station.encode()]
+    rng = np.random.default_rng([seed, index, 1, *key])
+    tr = how.tr * np.exp(rng.normal(0, 0.03))  # repetition time follows the number of slices
+    plan = _plan(patient, site, how, station, rng)
+    signal = _vary(signals(how.times() | {"tr": tr}, [(x.kind, x.strength) for x in lesions]), rng)
+    artefact = _artefact(how, rng)
+    snr = float(np.clip(how.snr * np.exp(rng.normal(0, 0.15)), 7, 50)) * (0.5 if artefact == "noise" else 1.0)
+    flow = rng.uniform(0.10, 0.30) * (2.2 if artefact == "flow" else 1.0)
+    dropout = rng.uniform(0.6, 1.4) * (5.0 if artefact == "dropout" else 1.0)
+    scanner = draw_scanner(
+        rng,
+        snr=snr,
+        bias=site.bias * np.exp(rng.normal(0, 0.2)),
+        kmax=how.kmax,
+        slices=plan.shape[0 if how.plane == "axial" else 2],
+        motion=artefact == "motion",
+    )
+    units = rng.uniform(150, 600)
+    inflow = how.sequence in ("GRE", "GRE-MT")
+    clean = render(
+        patient,
+        lesions,
+        signal,
+        plan,
+        crop_only=crop_only and artefact != "motion",
+        te_ms=how.te * dropout if inflow else 0.0,
+        flow=0.3 * flow if inflow else flow,
+        device=device,
+    )
+    rows, columns = clean.window
     picture = scan_image(
-        clean.signal, rng, voxel_mm=plan.voxel_mm, snr=snr, bias=bias, kmax=site.kmax, corrupted=corrupted
+        clean.signal,
+        scanner,
+        plan.columns()[columns] - plan.centre_mm[0],
+        ((np.arange(plan.shape[1]) - (plan.shape[1] - 1) / 2) * plan.voxel_mm[1])[rows],
+        plane=how.plane,
+        noise=np.random.default_rng([seed, index, 3, *key]) if noise else None,
+        pixel_mm=plan.voxel_mm[1],
+        which=columns if how.plane == "sagittal" else slice(None),
     )
+    image = np.zeros(plan.shape, np.int16)
+    image[:, rows, columns] = (picture * units).round_().clamp_(0, 32767).to(dtype=torch.int16).cpu().numpy()
     cnrs = clean.cnr(snr)
-    voxel_mm3 = plan.voxel_mm**2 * plan.thickness_mm
-    style = rater_style_mm(site.rater, seed, raters)
-    hand = np.random.default_rng([seed, index, 2, *contrast.encode()])
-    drawn = np.zeros_like(clean.cord)
-    drawn[:, clean.box[0], clean.box[1]] = draw_mask(
-        clean.distances, cnrs, clean.positions, voxel_mm3, style, hand, raters
-    )
-    units = rng.uniform(150, 600)  # white matter in the scanner's arbitrary units
-    sidecar = _sidecar(contrast, site, protocol, plan, centre) | {
+    voxel_mm3 = float(np.prod(plan.voxel_mm))
+    names = tuple(raters) if raters is not None else raters_of(index, CohortPlan(seed))
+    masks = {}
+    for place, name in enumerate(names):
+        hand = np.random.default_rng([seed, index, 2, int(name.rsplit("-", 1)[-1]), *key])
+        drawn = np.zeros(plan.shape, bool)
+        drawn[:, clean.box[0], clean.box[1]] = draw_mask(
+            clean.distances, cnrs, clean.positions, voxel_mm3, rater_style_mm(name, seed, config), hand, config
+        )
+        masks[f"rater-{place + 1}"] = _canonical(drawn)
+    sidecar = _sidecar(site, how, tr, plan) | {
         "PhantomSNR": round(snr, 2),
-        "PhantomCorrupted": corrupted,
+        "PhantomArtefact": artefact,
         "PhantomSeed": seed,
     }
     facts = [
@@ -102,13 +162,22 @@ def make_scan(index: int, seed: int, contrast: str, raters: RaterConfig = NARROW
         for lesion, d, c in zip(lesions, clean.distances, cnrs, strict=True)
     ]
     return Scan(
-        contrast,
-        _canonical(np.clip(np.rint(picture * units), 0, 32767).astype(np.int16)),
+        scan_name(index, acquisition_name, station),
+        how.contrast,
+        how,
+        _canonical(image),
         _canonical(clean.cord),
+        _canonical(clean.grey),
         _canonical(clean.truth),
-        _canonical(drawn),
+        tuple(patient.level(s) for s in clean.levels_mm),
+        masks,
+        names,
         clean,
-        _affine(plan, site.tilt_deg),
+        plan,
+        plan.affine(),
+        scanner,
+        artefact,
+        float(units),
         sidecar,
         facts,
     )
@@ -118,77 +187,63 @@ def _canonical(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 1, 0))  # (Z, H, W) -> (X, Y, Z)
 
 
-def _protocol(contrast: str, site: pd.Series, rng: np.random.Generator) -> dict:
-    wobble = np.exp(rng.normal(0, 0.03))  # repetition time follows the number of slices
-    if contrast == "T2w":
-        return {
-            "tr": site.t2w_tr * wobble,
-            "te": site.t2w_te,
-            "flip_deg": site.t2w_fa,
-            "field_t": site.field,
-            "xy": site.t2w_xy,
-            "z": site.t2w_z,
-            "snr": site.t2w_snr,
-        }
-    return {
-        "tr": site.t2s_tr * wobble,
-        "tes": tuple(site.t2s_te1 + i * site.t2s_dte for i in range(3)),
-        "flip_deg": site.t2s_fa,
-        "field_t": site.field,
-        "xy": site.t2s_xy,
-        "z": site.t2s_z,
-        "snr": site.t2s_snr,
-    }
+def _artefact(how: Protocol, rng: np.random.Generator) -> str:
+    """About one scan in twenty goes wrong: motion, strong flow, signal lost near air and bone (GRE), noise."""
+    wrong, which = rng.uniform() < CORRUPTED_SHARE, rng.uniform()
+    kinds = ("motion", "dropout" if how.sequence in ("GRE", "GRE-MT") else "flow", "noise")
+    return kinds[int(which * 3)] if wrong else "none"
 
 
 def _vary(signal: dict[str, float], rng: np.random.Generator) -> dict[str, float]:
     """What the equations leave out round the cord (fat suppression, flow, magnetisation transfer in muscle) varies from
     scan to scan.
     """
-    spread = {"csf": 0.10, "muscle": 0.35, "fat": 0.25, "marrow": 0.25, "disc": 0.25, "blood": 0.3}
+    spread = {"csf": 0.05, "muscle": 0.25, "fat": 0.2, "marrow": 0.2, "disc": 0.25, "blood": 0.3, "veins": 0.3}
     varied = {tissue: value * np.exp(rng.normal(0, 1) * spread.get(tissue, 0.0)) for tissue, value in signal.items()}
     return varied | {"ligament": signal["ligament"] + abs(rng.normal(0, 0.15))}
 
 
-def _plan(patient: Patient, site: pd.Series, protocol: dict, rng: np.random.Generator) -> ScanPlan:
-    count = int(np.clip(round(rng.normal(COVERAGE_MM, 7) / protocol["z"]), 8, 30))
-    top = rng.uniform(10, 30)
-    s = (top + protocol["z"] * np.arange(count))[::-1]
-    middle = patient.centre(s).mean(axis=0) + rng.normal(0, [2.5, 3.5])
-    side = 2 * int(np.ceil(site.fov / protocol["xy"] / 2))
-    return ScanPlan(
-        s, float(protocol["z"]), float(protocol["xy"]), side, side, (float(middle[0]), float(middle[1]) - 2.0)
-    )
+def _plan(patient: Patient, site: pd.Series, how: Protocol, station: str, rng: np.random.Generator) -> ScanPlan:
+    if how.plane == "sagittal":
+        middle = -(how.fov / 2 - rng.uniform(8, 20))
+        columns = int(np.ceil((38 if how.z > 1.5 else 58) / how.z))
+        side = 2 * int(np.ceil(how.fov / how.xy / 2))
+        x, y = patient.centre(np.linspace(0, how.fov - 20, 9)).mean(axis=0) + rng.normal(0, [1.0, 5.0])
+        voxel = (how.xy, how.xy, how.z)
+        return ScanPlan((side, side, columns), voxel, (float(x), float(y), float(middle)), 0.0, "sagittal")
+    count = int(np.clip(round(rng.normal(COVERAGE_MM, 7) / how.z), 8, 30))
+    top = rng.uniform(*STATIONS[station])
+    depth = top + how.z * (count - 1) / 2
+    slope = float(patient.profile(np.array([depth]))["slope"][0])
+    # Slices lie across the cord, nearly.
+    tilt = 0.8 * np.rad2deg(np.arctan(slope)) + site.tilt_deg * 0.5 + rng.normal(0, 1.5)
+    x, y = patient.centre(np.array([depth]))[0] + rng.normal(0, [2.5, 3.5])
+    side = 2 * int(np.ceil(how.fov / how.xy / 2))
+    centre = (float(x), float(y) - 2.0, float(-depth))
+    return ScanPlan((count, side, side), (how.z, how.xy, how.xy), centre, float(tilt))
 
 
-def _affine(plan: ScanPlan, tilt_deg: float) -> np.ndarray:
-    """Canonical voxel -> mm. The slices are tilted about the left-right axis, as on a neck that is not straight in the
-    scanner.
-    """
-    x, y = plan.axes()
-    affine = np.diag([plan.voxel_mm, plan.voxel_mm, plan.thickness_mm, 1.0])
-    affine[:3, 3] = x[0], y[0], -plan.s_mm[0]
-    angle = np.deg2rad(tilt_deg)
-    turn = np.eye(4)
-    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    return turn @ affine
-
-
-def _sidecar(contrast: str, site: pd.Series, protocol: dict, plan: ScanPlan, centre: str) -> dict:
-    te = protocol.get("te") or float(np.mean(protocol["tes"]))
-    return {
+def _sidecar(site: pd.Series, how: Protocol, tr: float, plan: ScanPlan) -> dict:
+    spin_echo = how.sequence in ("TSE", "TSE-restore", "STIR")
+    prepared = {"MPRAGE": ["GR", "IR"], "PSIR": ["GR", "IR"], "STIR": ["SE", "IR"]}
+    sidecar = {
         "Modality": "MR",
-        "MagneticFieldStrength": float(site.field),
+        "MagneticFieldStrength": how.field_t,
         "Manufacturer": site.manufacturer,
         "ManufacturersModelName": site.model,
-        "InstitutionName": centre,
-        "MRAcquisitionType": "2D",
-        "ScanningSequence": "SE" if contrast == "T2w" else "GR",
-        "SequenceVariant": "SK" if contrast == "T2w" else "SP",
-        "EchoTime": round(te / 1000, 5),
-        "EchoTrainLength": 15 if contrast == "T2w" else 3,
-        "RepetitionTime": round(protocol["tr"] / 1000, 4),
-        "FlipAngle": float(protocol["flip_deg"]),
-        "SliceThickness": plan.thickness_mm,
-        "SpacingBetweenSlices": plan.thickness_mm,
+        "InstitutionName": how.centre,
+        "MRAcquisitionType": "3D" if how.z == how.xy else "2D",
+        "ScanningSequence": prepared.get(how.sequence, "SE" if spin_echo else "GR"),
+        "SequenceVariant": "SK" if spin_echo else "SP",
+        "EchoTime": round(how.te / 1000, 5),
+        "EchoTrainLength": 15 if spin_echo else len(how.tes),
+        "RepetitionTime": round(tr / 1000, 4),
+        "FlipAngle": how.flip_deg,
+        "SliceThickness": how.z,
+        "SpacingBetweenSlices": how.z,
     }
+    if how.ti:
+        sidecar["InversionTime"] = round(how.ti / 1000, 4)
+    if how.contrast.startswith("MT"):
+        sidecar |= {"MTState": how.contrast == "MTon", "RepetitionTimeExcitation": sidecar["RepetitionTime"]}
+    return sidecar

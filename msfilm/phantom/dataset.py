@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from msfilm import __version__
 from msfilm.errors import InputError, SettingError
 from msfilm.files import atomic_path, read_json, write_json
-from msfilm.phantom.cohort import make_patient, make_scan, patient_name
-from msfilm.phantom.facts import centres
-from msfilm.phantom.physics import CONTRASTS
+from msfilm.phantom.cohort import make_scan
+from msfilm.phantom.direct import file_order
+from msfilm.phantom.parallel import in_order
+from msfilm.phantom.raters import rater_config
+from msfilm.phantom.roster import CohortPlan, make_patient, patient_name, raters_of, scan_name, scans_of
 
 __all__ = ["write_cohort"]
 
@@ -27,9 +27,15 @@ LABELS = Path("derivatives/labels")
 
 
 def write_cohort(
-    out: str | Path, *, patients: int, seed: int = 0, workers: int | None = None, progress: bool = True
+    out: str | Path,
+    *,
+    patients: int,
+    seed: int | None = None,
+    plan: CohortPlan | None = None,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> Path:
-    """Write a phantom cohort as a BIDS data set: T2w and T2star of each patient, with masks under derivatives/labels.
+    """Write a phantom cohort as a BIDS data set: each patient's scans, with masks under derivatives/labels.
 
     A cohort that was interrupted is completed; what is there already is left alone, and the bytes do not depend on
     ``workers``.
@@ -37,74 +43,79 @@ def write_cohort(
     Args:
         out: folder; made if missing.
         patients: how many.
-        seed: another seed is another cohort.
-        workers: threads; default one a core.
+        seed: another seed is another cohort; short for a plan that differs in nothing else.
+        plan: seed, acquisitions and raters; by default axial T2w and T2*w, one rater a centre.
+        workers: processes; default one a core.
         progress: show a bar.
 
     Returns:
         The folder.
 
     Raises:
-        SettingError: PHANTOM-PATIENTS, PHANTOM-SEED for values that make no cohort.
+        SettingError: PHANTOM-PATIENTS, PHANTOM-SEED .. for values that make no cohort.
         InputError: PHANTOM-EXISTS if the folder holds something else.
     """
     out = Path(out)
-    if not isinstance(patients, int) or patients < 1:
+    if not isinstance(patients, int) or isinstance(patients, bool) or patients < 1:
         raise SettingError("PHANTOM-PATIENTS", f"patients={patients!r}", mend="use a whole number of at least 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise SettingError("PHANTOM-SEED", f"seed={seed!r}", mend="use a whole number of at least 0")
-    _write_frame(out, patients, seed)
-    todo = [i for i in range(patients) if not all((out / name).exists() for name in _patient_files(i))]
-    threads, workers = torch.get_num_threads(), min(workers or os.cpu_count() or 1, max(len(todo), 1))
-
-    def one(index: int) -> None:
-        torch.set_num_threads(1)  # one thread a patient: the same bytes however many work side by side
-        _write_patient(out, index, seed)
-
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = pool.map(one, todo)
-            for _ in tqdm(
-                jobs, total=len(todo), desc="phantom patients", unit="patient", disable=not progress or not todo
-            ):
-                pass
-    finally:
-        torch.set_num_threads(threads)
+    plan = plan or CohortPlan()
+    if seed is not None:
+        plan = replace(plan, seed=seed)
+    _write_frame(out, patients, plan)
+    todo = [i for i in range(patients) if not all((out / name).exists() for name in _patient_files(i, plan))]
+    jobs = [(out, index, plan) for index in todo]
+    with tqdm(total=len(todo), desc="phantom patients", unit="patient", disable=not progress or not todo) as bar:
+        for _ in in_order(_write_patient, jobs, workers):
+            bar.update()
     return out
 
 
-def _patient_files(index: int) -> list[Path]:
-    name = patient_name(index)
-    files = []
-    for contrast in CONTRASTS:
-        masks = ("label-SC_mask", "label-lesion_desc-rater1_mask", "label-lesion_desc-truth_mask")
-        stems = [
-            Path(name, "anat", f"{name}_{contrast}"),
-            *(LABELS / name / "anat" / f"{name}_space-{contrast}_{mask}" for mask in masks),
-        ]
+def _mask_stem(scan: str, label: str) -> str:
+    """sub-001_acq-sag_T2w -> sub-001_acq-sag_space-T2w_label-SC_mask; BIDS allows a mask neither flip- nor mt-."""
+    *entities, suffix = scan.split("_")
+    kept = [entity for entity in entities if not entity.startswith(("flip-", "mt-"))]
+    return "_".join([*kept, f"space-{suffix}", label])
+
+
+def _labels(raters: int) -> list[str]:
+    return [
+        "label-SC_mask",
+        *(f"label-lesion_desc-rater{k + 1}_mask" for k in range(raters)),
+        "label-lesion_desc-truth_mask",
+    ]
+
+
+def _patient_files(index: int, plan: CohortPlan) -> list[Path]:
+    name, files = patient_name(index), []
+    for acquisition, station in scans_of(index, plan):
+        scan = scan_name(index, acquisition, station)
+        masks = [LABELS / name / "anat" / _mask_stem(scan, label) for label in _labels(len(raters_of(index, plan)))]
+        stems = [Path(name, "anat", scan), *masks]
         files += [stem.with_name(stem.name + end) for stem in stems for end in (".json", ".nii.gz")]
     return files
 
 
-def _write_patient(out: Path, index: int, seed: int) -> None:
-    name = patient_name(index)
-    site = centres().loc[make_patient(index, seed)[0]]
-    for contrast in CONTRASTS:
-        scan = make_scan(index, seed, contrast)
-        image = out / name / "anat" / f"{name}_{contrast}.nii.gz"
-        _save(image, scan.image, scan.affine, site.order, scan.sidecar)
+def _write_patient(out: Path, index: int, plan: CohortPlan) -> None:
+    name, raters = patient_name(index), raters_of(index, plan)
+    config = rater_config(plan.setting)
+    for acquisition, station in scans_of(index, plan):
+        scan = make_scan(index, plan.seed, acquisition, station, raters=raters, config=config)
+        order = file_order(scan)
+        image = out / name / "anat" / f"{scan.name}.nii.gz"
+        _save(image, scan.image, scan.affine, order, scan.sidecar)
         source = {"SpatialReference": f"bids::{name}/anat/{image.name}", "Sources": [f"bids::{name}/anat/{image.name}"]}
-        folder = out / LABELS / name / "anat"
-        for mask, label, extra in (
-            (scan.cord, "label-SC_mask", {"Type": "ROI"}),
-            (scan.rater, "label-lesion_desc-rater1_mask", {"Type": "Lesion", "Rater": site.rater}),
-            (scan.truth, "label-lesion_desc-truth_mask", {"Type": "Lesion", "Rater": "truth", "Lesions": scan.lesions}),
-        ):
+        masks = [scan.cord, *scan.masks.values(), scan.truth]
+        notes = [
+            {"Type": "ROI"},
+            *({"Type": "Lesion", "Rater": rater} for rater in raters),
+            {"Type": "Lesion", "Rater": "truth", "Lesions": scan.lesions},
+        ]
+        for mask, label, extra in zip(masks, _labels(len(raters)), notes, strict=True):
             _save(
-                folder / f"{name}_space-{contrast}_{label}.nii.gz",
-                mask.astype(np.uint8),
+                out / LABELS / name / "anat" / f"{_mask_stem(scan.name, label)}.nii.gz",
+                mask.view(np.uint8),
                 scan.affine,
-                site.order,
+                order,
                 source | extra,
             )
 
@@ -127,10 +138,22 @@ def _save(path: Path, data: np.ndarray, affine: np.ndarray, order: str, sidecar:
     write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
 
 
-def _write_frame(out: Path, patients: int, seed: int) -> None:
+def _settings(plan: CohortPlan) -> str:
+    """The command that makes a cohort of this plan; two plans differ in it."""
+    plain, words = CohortPlan(), [f"msfilm phantom --seed {plan.seed}"]
+    if plan.acquisitions != plain.acquisitions:
+        words += [f"--acquisition {name}" for name in plan.acquisitions]
+    if plan.raters != plain.raters:
+        words.append(f"--raters {plan.raters}")
+    if plan.setting != plain.setting:
+        words.append(f"--setting {plan.setting}")
+    return " ".join(words)
+
+
+def _write_frame(out: Path, patients: int, plan: CohortPlan) -> None:
     """The files of the data set itself."""
     description = out / "dataset_description.json"
-    settings = f"msfilm phantom --seed {seed}"
+    settings = _settings(plan)
     if out.is_dir() and any(out.iterdir()):
         if not description.exists():
             raise InputError(
@@ -162,7 +185,8 @@ def _write_frame(out: Path, patients: int, seed: int) -> None:
             "GeneratedBy": [{"Name": "msfilm", "Version": __version__, "Description": settings}],
         },
     )
-    rows = pd.DataFrame([make_patient(i, seed)[3] for i in range(patients)])
+    there = [int(folder.name[4:]) for folder in out.glob("sub-*") if folder.name[4:].isdigit()]
+    rows = pd.DataFrame([make_patient(i, plan.seed)[3] for i in range(max([patients, *there]))])  # none is forgotten
     labels = {
         "Name": "msfilm phantom: masks",
         "BIDSVersion": "1.10.0",
@@ -171,15 +195,17 @@ def _write_frame(out: Path, patients: int, seed: int) -> None:
     }
     write_json(out / LABELS / "dataset_description.json", labels)
     readme = (
-        "# Phantom cohort\n\nSynthetic axial T2w and T2*w scans of the neck with multiple-sclerosis lesions, made by a "
-        "computer. No person was scanned.\nderivatives/labels holds the cord (label-SC), one rater's lesion mask "
-        "(desc-rater1) and the true lesions (desc-truth).\n"
+        "# Phantom cohort\n\nSynthetic scans of the spinal cord with multiple-sclerosis lesions, made by a computer. "
+        "No person was scanned.\n"
+        "derivatives/labels holds the cord (label-SC), the lesion masks of one rater (desc-rater1) or, in "
+        "the panel's patients, of four, and the true lesions (desc-truth). Made by: " + settings + "\n"
     )
     columns = {
         "centre": {"Description": "Invented centre: scanner, protocol and rater"},
         "age": {"Description": "Age", "Units": "year"},
         "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
         "lesions": {"Description": "True number of lesions in the patient's cord"},
+        "panel": {"Description": "Whether four raters drew this patient's lesions, and not one"},
     }
     for path, text in (
         (out / "README.md", readme),

@@ -17,7 +17,9 @@ def coverage(distance: Tensor, width: float | Tensor) -> Tensor:
 
     Exact for a straight edge parallel to the pixel; this is the in-plane partial volume of a box-shaped pixel.
     """
-    return (0.5 - distance / width).clamp(0, 1)
+    if isinstance(width, Tensor):
+        return (0.5 - distance / width).clamp_(0, 1)
+    return torch.rsub(distance, 0.5, alpha=1 / width).clamp_(0, 1)
 
 
 def radial(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, triangle: Tensor | float = 0.0) -> Tensor:
@@ -26,18 +28,24 @@ def radial(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, triangle:
 
     ``triangle`` adds that share of the radius at 30, 150 and 270 degrees and takes it away between (third harmonic).
     """
-    r = (x * x + y * y).sqrt().clamp_min(1e-4)
-    f = ((x / a) ** 2 + (y / b) ** 2).sqrt().clamp_min(1e-4)
+    r = torch.hypot(x, y).clamp_min_(1e-4)
+    f = torch.hypot(x * (1 / a), y * (1 / b)).clamp_min_(1e-4)
     radius = r / f
-    sine = y / r
-    return r - radius * (1 + triangle * (3 * sine - 4 * sine**3))
+    if isinstance(triangle, Tensor) or triangle != 0:
+        sine = y / r
+        wave = 3 - 4 * (sine * sine)
+        radius = radius * (1 + triangle * (wave.mul_(sine)))
+    return r.sub_(radius)
 
 
 def capsule(x: Tensor, y: Tensor, x0, y0, x1, y1, radius) -> Tensor:
     """Signed distance (mm) to a line from (x0, y0) to (x1, y1) thickened by ``radius``."""
     dx, dy = x1 - x0, y1 - y0
-    along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy + 1e-9)).clamp(0, 1)
-    return ((x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2).sqrt() - radius
+    scale = 1 / (dx * dx + dy * dy + 1e-9)
+    x = x if isinstance(x0, float) and x0 == 0.0 else x - x0
+    y = y if isinstance(y0, float) and y0 == 0.0 else y - y0
+    along = (x * (dx * scale) + y * (dy * scale)).clamp_(0, 1)
+    return torch.hypot(x - along * dx, y - along * dy).sub_(radius)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,21 @@ class RandomField:
         scale = np.array([1 / length_mm, 1 / length_mm, 1 / (length_s_mm or length_mm)])
         return RandomField(rng.normal(size=(terms, 3)) * 1.5 * scale, rng.uniform(0, 2 * np.pi, terms))
 
-    def __call__(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-        """Value at ``x``, ``y`` (n, h, w) and ``s`` (n, 1, 1), all in mm."""
-        total = torch.zeros_like(x)
-        for (wx, wy, ws), phase in zip(self.waves.tolist(), self.phases.tolist(), strict=True):
-            total += torch.cos(wx * x + wy * y + (ws * s + phase))
-        return total * (2 / len(self.phases)) ** 0.5
+    def __call__(self, columns: Tensor, shift: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        """Values (n, h, w) at x = ``columns`` - ``shift``, ``y`` and ``s``, in mm.
+
+        Args:
+            columns: (w,).
+            shift, y, s: (n, h, 1).
+
+        x varies along a row only and the rest across rows only, so cos(a + b) = cos a cos b - sin a sin b turns the sum
+        of cosines into one matrix product of (n h, 2 K) and (2 K, w).
+        """
+        waves = torch.as_tensor(self.waves, dtype=torch.float32, device=columns.device)
+        phases = torch.as_tensor(self.phases, dtype=torch.float32, device=columns.device)
+        across = columns[:, None] * waves[:, 0]  # (w, K)
+        down = (y * waves[:, 1] - shift * waves[:, 0]) + (s * waves[:, 2] + phases)  # (n, h, K)
+        scale = (2 / len(self.phases)) ** 0.5
+        left = torch.cat([down.cos(), -down.sin()], dim=-1) * scale
+        right = torch.cat([across.cos(), across.sin()], dim=-1)
+        return left @ right.T

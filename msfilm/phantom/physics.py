@@ -1,8 +1,8 @@
-"""From tissue to signal and from signal to scan: equations of T2w and T2*w, receive field, k-space, ghosts, Rician
-noise.
-"""
+"""From tissue to signal: the equations of seven sequences, evaluated on one table of tissues at 1.5 or 3 T."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,37 @@ import pandas as pd
 from msfilm.errors import SettingError, suggest
 from msfilm.phantom.facts import tissues
 
-__all__ = ["CONTRASTS", "gradient_echo", "mixed_tissue", "scan_image", "signals", "turbo_spin_echo"]
+__all__ = [
+    "SEQUENCES",
+    "gradient_echo",
+    "inversion_recovery",
+    "magnetisation_transfer",
+    "mixed_tissue",
+    "mprage",
+    "phase_sensitive",
+    "signals",
+    "tissue_table",
+    "turbo_spin_echo",
+    "turbo_spin_echo_restore",
+]
 
-CONTRASTS = ("T2star", "T2w")
+
+FAT_IN_TSE = 1.75  # an echo train brightens fat (J-coupling): real axial T2w shows about 3.7 of white matter
 
 
 def turbo_spin_echo(pd_, t1, t2, *, tr, te):
     """2D turbo spin echo (T2w): PD (1 - exp(-TR/T1)) exp(-TE/T2). Times in ms, TE is the effective echo time."""
     return pd_ * (1 - np.exp(-tr / t1)) * np.exp(-te / t2)
+
+
+def turbo_spin_echo_restore(pd_, t1, t2, *, tr, te, train):
+    """3D turbo spin echo with a restore pulse (T2w): what is left after the echo train of ``train`` ms is tipped back.
+
+    PD (1 - E) / (1 - E exp(-train/T2)) exp(-TE/T2) with E = exp(-(TR - train)/T1). Times in ms; TE is the effective
+    echo time, about 80 where the scanner says 120.
+    """
+    e = np.exp(-(tr - train) / t1)
+    return pd_ * (1 - e) / (1 - e * np.exp(-train / t2)) * np.exp(-te / t2)
 
 
 def gradient_echo(pd_, t1, t2star, *, tr, tes, flip_deg):
@@ -30,11 +53,76 @@ def gradient_echo(pd_, t1, t2star, *, tr, tes, flip_deg):
     return steady * np.sqrt((echoes**2).mean(axis=0))
 
 
-def _tissue_table(field_t: float) -> pd.DataFrame:
+def magnetisation_transfer(signal, mtr):
+    """The same scan with a magnetisation-transfer pulse before each excitation: signal (1 - MTR)."""
+    return signal * (1 - mtr)
+
+
+def mprage(pd_, t1, t2star, *, tr, te, ti, flip_deg, spacing=7.0, pulses=128):
+    """MPRAGE (T1w): steady state of inversion, recovery, ``pulses`` small flips ``spacing`` ms apart, recovery.
+
+    Each stage maps the longitudinal magnetisation m to a m + b; the composed map's fixed point is the steady state.
+    TI is the time from the inversion to the middle of the train, where k-space's centre is read. Times in ms.
+
+    Raises:
+        SettingError: MPRAGE-TIMES if the train does not fit between inversion and repetition.
+    """
+    if np.min(ti) < pulses // 2 * spacing or np.min(tr - np.asarray(ti)) < (pulses - pulses // 2) * spacing:
+        raise SettingError(
+            "MPRAGE-TIMES",
+            f"{pulses} pulses {spacing} ms apart do not fit round TI {ti} within TR {tr}",
+            mend="choose a longer TI or TR, or fewer pulses",
+        )
+    cosine = np.cos(np.deg2rad(flip_deg))
+
+    def recover(time):  # m -> 1 + (m - 1) e
+        e = np.exp(-time / t1)
+        return e, 1 - e
+
+    def then(first, second):
+        return second[0] * first[0], second[0] * first[1] + second[1]
+
+    def flips(count):  # ``count`` times: flip, then recover for one spacing
+        e = np.exp(-spacing / t1)
+        a = cosine * e
+        return a**count, (1 - e) * (1 - a**count) / (1 - a)
+
+    half = pulses // 2
+    wait = recover(ti - half * spacing)
+    rest = recover(tr - ti - (pulses - half) * spacing)
+    inversion = (-1.0, 0.0)
+    to_centre = then(then(inversion, wait), flips(half))
+    cycle = then(then(to_centre, flips(pulses - half)), rest)
+    start = cycle[1] / (1 - cycle[0])  # magnetisation just before the inversion, the same in every repetition
+    centre = to_centre[0] * start + to_centre[1]
+    return pd_ * np.abs(centre) * np.sin(np.deg2rad(flip_deg)) * np.exp(-te / t2star)
+
+
+def inversion_recovery(pd_, t1, t2, *, tr, te, ti):
+    """Signed inversion recovery: PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2). Times in ms; STIR shows its
+    magnitude.
+    """
+    return pd_ * (1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
+
+
+def phase_sensitive(signed):
+    """PSIR as it is stored: the signed signal on top of an offset of one unit of water, so that none is negative."""
+    return 1.0 + signed
+
+
+def tissue_table(field_t: float) -> pd.DataFrame:
+    """Tissue table at a field: columns pd, t1, t2, t2star (ms), mtr. Below 2 T the 1.5 T values."""
     table = tissues().astype(float)
-    if field_t < 2:
-        return pd.DataFrame({"pd": table.pd, "t1": table.t1_15t, "t2": table.t2, "t2star": 1.4 * table.t2star_3t})
-    return pd.DataFrame({"pd": table.pd, "t1": table.t1_3t, "t2": table.t2, "t2star": table.t2star_3t})
+    low = field_t < 2
+    return pd.DataFrame(
+        {
+            "pd": table.pd,
+            "t1": table.t1_15t if low else table.t1_3t,
+            "t2": table.t2,
+            "t2star": table.t2star_3t * (1.4 if low else 1.0),
+            "mtr": table.mtr,
+        }
+    )
 
 
 def mixed_tissue(base: pd.Series, other: pd.Series, share: float) -> pd.Series:
@@ -42,87 +130,71 @@ def mixed_tissue(base: pd.Series, other: pd.Series, share: float) -> pd.Series:
     return (1 - share) * base + share * other
 
 
-def signals(contrast: str, protocol: dict, lesions: list[tuple[str, float]] = ()) -> dict[str, float]:
+def _tse(t, p):
+    signal = turbo_spin_echo(t.pd, t.t1, t.t2, tr=p["tr"], te=p["te"])
+    signal["fat"] *= FAT_IN_TSE
+    return signal
+
+
+def _restore(t, p):
+    signal = turbo_spin_echo_restore(t.pd, t.t1, t.t2, tr=p["tr"], te=p["te"], train=p["train"])
+    signal["fat"] *= FAT_IN_TSE
+    return signal
+
+
+def _gre(t, p):
+    return gradient_echo(t.pd, t.t1, t.t2star, tr=p["tr"], tes=p.get("tes") or (p["te"],), flip_deg=p["flip_deg"])
+
+
+def _mprage(t, p):
+    return mprage(t.pd, t.t1, t.t2star, tr=p["tr"], te=p["te"], ti=p["ti"], flip_deg=p["flip_deg"])
+
+
+# sequence -> (equation on a tissue table and a protocol, what flow does: spins leave a spin echo, fresh ones come in)
+SEQUENCES = {
+    "TSE": (_tse, "void"),
+    "TSE-restore": (_restore, "void"),
+    "GRE": (_gre, "inflow"),
+    "GRE-MT": (lambda t, p: magnetisation_transfer(_gre(t, p), t.mtr), "inflow"),
+    "MPRAGE": (_mprage, None),
+    "STIR": (lambda t, p: inversion_recovery(t.pd, t.t1, t.t2, tr=p["tr"], te=p["te"], ti=p["ti"]).abs(), "void"),
+    "PSIR": (
+        lambda t, p: phase_sensitive(inversion_recovery(t.pd, t.t1, t.t2star, tr=p["tr"], te=p["te"], ti=p["ti"])),
+        None,
+    ),
+}
+
+
+def signals(protocol: Mapping, lesions: Sequence[tuple[str, float]] = ()) -> dict[str, float]:
     """Signal of every tissue, white matter = 1.
 
     Args:
-        contrast: 'T2w' or 'T2star'.
-        protocol: tr, te or tes, flip_deg (ms, degrees) and field_t (tesla).
+        protocol: sequence (a key of ``SEQUENCES``), field_t (tesla), and what its equation needs of tr, te, tes, ti,
+            train (ms) and flip_deg.
         lesions: (kind, strength) of each lesion; its signals are named ``lesion-0-wm`` (in white matter),
             ``lesion-0-gm`` and so on.
+
+    Raises:
+        SettingError: SEQUENCE-UNKNOWN.
     """
-    table = _tissue_table(protocol["field_t"])
-    if contrast == "T2w":
+    name = protocol["sequence"]
+    if name not in SEQUENCES:
+        raise SettingError("SEQUENCE-UNKNOWN", f"no sequence is called {name!r}", mend=suggest(name, SEQUENCES))
+    equation, flow = SEQUENCES[name]
+    table = tissue_table(protocol["field_t"])
+    if name in ("TSE", "TSE-restore", "STIR", "MPRAGE"):
         table.loc["gm"] = table.loc["gm_T2w"]
-        table.loc["blood", "pd"] = 0.06  # flow void
-    elif contrast == "T2star":
+    if flow == "void":
+        table.loc["blood", "pd"] = 0.06
+    elif flow == "inflow":
         table.loc["csf"] = table.loc["csf_inflow"]
-    else:
-        raise SettingError(
-            "CONTRAST-UNKNOWN", f"the phantom has no contrast {contrast!r}", mend=suggest(contrast, CONTRASTS)
-        )
-    for i, (kind, strength) in enumerate(lesions):
-        for base in ("wm", "gm"):
-            table.loc[f"lesion-{i}-{base}"] = mixed_tissue(table.loc[base], table.loc[kind], strength)
-    if contrast == "T2w":
-        signal = turbo_spin_echo(table.pd, table.t1, table.t2, tr=protocol["tr"], te=protocol["te"])
-        signal["fat"] *= 1.3  # TSE brightens fat (J-coupling); real scans show about 3.7 of white matter
-    else:
-        signal = gradient_echo(
-            table.pd, table.t1, table.t2star, tr=protocol["tr"], tes=protocol["tes"], flip_deg=protocol["flip_deg"]
-        )
+        table.loc["blood"] = table.loc["blood_inflow"]
+    mixed = {
+        f"lesion-{i}-{base}": mixed_tissue(table.loc[base], table.loc[kind], strength)
+        for i, (kind, strength) in enumerate(lesions)
+        for base in ("wm", "gm")
+    }
+    if mixed:
+        table = pd.concat([table, pd.DataFrame.from_dict(mixed, orient="index")])
+    signal = equation(table, protocol)
     return (signal / signal["wm"]).to_dict()
-
-
-def scan_image(
-    clean: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    voxel_mm: float,
-    snr: float,
-    bias: float,
-    kmax: float,
-    corrupted: bool = False,
-) -> np.ndarray:
-    """What the scanner makes of a clean signal.
-
-    Args:
-        clean: (Z, H, W) signal, white matter = 1.
-        rng: source of all randomness here.
-        voxel_mm: in-plane voxel size.
-        snr: white matter over the noise's standard deviation.
-        bias: relative change of the receive field over 36 mm.
-        kmax: share of k-space sampled per axis; the rest is zero-filled (Gibbs ringing at sharp edges, noise no longer
-            white).
-        corrupted: motion strong enough for visible ghosts.
-
-    Returns:
-        (Z, H, W) magnitude, white matter near 1.
-    """
-    depth, height, width = clean.shape
-    y = (np.arange(height) - height / 2)[:, None] * voxel_mm / 36
-    x = (np.arange(width) - width / 2)[None, :] * voxel_mm / 36
-    z = np.linspace(-1, 1, depth)[:, None, None]
-    tilt = rng.normal(0, 0.35, 2)
-    receive = np.exp(bias * (-0.8 * y + tilt[0] * x + tilt[1] * y + 0.25 * (x * x - y * y))) * np.exp(
-        rng.normal(0, 0.10) * z - 0.10 * z * z
-    )
-    gain = np.exp(rng.normal(0, 0.035, (depth, 1, 1)))  # slice-to-slice changes: cross-talk, breathing
-    image = clean * receive * gain
-
-    inside = (np.abs(np.fft.fftfreq(height)) <= kmax / 2)[:, None] & (np.abs(np.fft.fftfreq(width)) <= kmax / 2)[
-        None, :
-    ]
-    # Complex noise of the sampled part only, scaled so that its standard deviation in the image is 1 / snr in each
-    # channel.
-    noise = rng.standard_normal((2, depth, height, width)).astype(np.float32)
-    spectrum = np.fft.fft2(image.astype(np.float32)) + np.fft.fft2(noise[0] + 1j * noise[1]) / (
-        snr * np.sqrt(inside.mean())
-    )
-    picture = np.fft.ifft2(spectrum * inside)
-    # Motion and pulsation between lines of k-space: faint copies along the phase-encoding axis (anterior-posterior).
-    ghost = np.abs(rng.normal(0, 0.008)) + (rng.uniform(0.06, 0.14) if corrupted else 0.0)
-    shift = int(rng.integers(height // 5, height // 2))
-    phase = np.exp(1j * rng.uniform(0, 2 * np.pi, (depth, 1, 1)))
-    picture = picture + 0.5 * ghost * phase * (np.roll(picture, shift, axis=1) + np.roll(picture, -shift, axis=1))
-    return np.abs(picture).astype(np.float32)

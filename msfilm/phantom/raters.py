@@ -4,34 +4,76 @@ or invented.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
+from msfilm.errors import SettingError, suggest
+from msfilm.phantom.anatomy import Points
+from msfilm.phantom.facts import rater_settings
 from msfilm.phantom.fields import RandomField
 from msfilm.phantom.lesions import REACH_MM
 
-__all__ = ["NARROW", "RaterConfig", "detection_probability", "draw_mask", "rater_style_mm", "visibility"]
+__all__ = [
+    "NARROW",
+    "WIDE",
+    "RaterConfig",
+    "detection_probability",
+    "draw_mask",
+    "rater_config",
+    "rater_style_mm",
+    "visibility",
+]
 
 
 @dataclass(frozen=True)
 class RaterConfig:
-    """Spread of the raters; lengths in mm. Found in simulations where two raters agree at a Dice near .61."""
+    """Spread of the raters; lengths in mm. The two settings of ``tables/raters.csv`` are calibrated by ``msfilm
+    calibrate``.
+    """
 
-    style_sd_mm: float = 0.20  # a rater's habit of drawing small or large
-    lesion_sd_mm: float = 0.15  # the same, lesion by lesion
-    hand_sd_mm: float = 0.30  # smooth wavering of the outline
-    hand_length_mm: float = 3.0
-    end_slice_p: float = 0.17  # for dropping and for adding, at each end
-    detect_intercept: float = 2.2
+    style_sd_mm: float  # a rater's habit of drawing small or large
+    lesion_sd_mm: float  # the same, lesion by lesion
+    hand_sd_mm: float  # smooth wavering of the outline
+    end_slice_p: float  # for dropping and for adding, at each end
+    detect_intercept: float
+    false_per_volume: float
     detect_per_log_volume: float = 0.9  # per natural log of the volume over 100 mm3
     detect_per_visibility: float = 5.0  # times (visibility - .5)
-    false_per_volume: float = 0.10
-    half_visible_cnr: float = 4.5  # contrast-to-noise at which visibility is .5
+    half_visible_cnr: float = 3.0  # contrast-to-noise at which visibility is .5: about the median lesion's
+    hand_length_mm: float = 3.0
+
+    def scaled(self, factor: float) -> RaterConfig:
+        """All disagreement about outlines ``factor`` times as large, misses and inventions with it: one knob to
+        calibrate.
+
+        Lengths, end slices and false lesions grow in proportion; the odds of missing a lesion by the same factor.
+        """
+        return replace(
+            self,
+            style_sd_mm=self.style_sd_mm * factor,
+            lesion_sd_mm=self.lesion_sd_mm * factor,
+            hand_sd_mm=self.hand_sd_mm * factor,
+            end_slice_p=min(self.end_slice_p * factor, 0.5),
+            detect_intercept=self.detect_intercept - float(np.log(factor)),
+            false_per_volume=self.false_per_volume * factor,
+        )
 
 
-NARROW = RaterConfig()
+def rater_config(name: str) -> RaterConfig:
+    """A setting of ``tables/raters.csv``: 'narrow' (two raters agree at a Dice of .61) or 'wide' (a rater agrees at .61
+    with the consensus of the others).
+
+    Raises:
+        SettingError: RATERS-UNKNOWN.
+    """
+    table = rater_settings()
+    if name not in table.index:
+        raise SettingError("RATERS-UNKNOWN", f"no rater setting {name!r}", mend=suggest(name, table.index))
+    return RaterConfig(**{key: float(value) for key, value in table.loc[name].items()})
+
+
+NARROW, WIDE = rater_config("narrow"), rater_config("wide")
 
 
 def rater_style_mm(rater: str, seed: int, config: RaterConfig = NARROW) -> float:
@@ -60,7 +102,7 @@ def detection_probability(volume_mm3: float, cnr: float, config: RaterConfig = N
 def draw_mask(
     distances: np.ndarray,
     cnrs: np.ndarray,
-    positions: tuple[np.ndarray, np.ndarray, np.ndarray],
+    positions: Points,
     voxel_mm3: float,
     style_mm: float,
     rng: np.random.Generator,
@@ -72,7 +114,7 @@ def draw_mask(
         distances: (L, Z, H, W) signed distance (mm) to each lesion as the scan resolves it, cut off at +-REACH_MM;
             truth is ``< 0``.
         cnrs: (L,) contrast-to-noise ratio of each lesion in this scan.
-        positions: x, y (Z, H, W) in mm from the cord's centre and s (Z,) along the cord.
+        positions: where those voxels lie.
         voxel_mm3: volume of a voxel.
         style_mm: the rater's bias.
         rng: this rater's hand on this scan.
@@ -81,35 +123,33 @@ def draw_mask(
     Returns:
         (Z, H, W) bool.
     """
-    x, y, s = positions
-    mask = np.zeros(x.shape, bool)
+    mask = np.zeros(positions.shape, bool)
     for distance, cnr in zip(distances, cnrs, strict=True):
         # Draw every number whether it is used or not: a change in one setting then leaves the other choices as they
         # were.
-        found = rng.uniform() < detection_probability((distance < 0).sum() * voxel_mm3, cnr, config)
+        inside = distance < 0
+        found = rng.uniform() < detection_probability(inside.sum() * voxel_mm3, cnr, config)
         shift = style_mm + rng.normal(0, 1) * config.lesion_sd_mm
-        hand = _hand(rng, x, y, s, config)
+        hand = RandomField.draw(rng, config.hand_length_mm, length_s_mm=12.0, terms=8)
         ends = rng.uniform(size=4) < config.end_slice_p
-        if found:
-            mask |= _move_ends(distance, ends) < np.clip(shift + hand, -REACH_MM + 0.1, REACH_MM - 0.1)
+        present = np.flatnonzero(inside.any(axis=(1, 2)))
+        if found and len(present):
+            part = slice(max(present[0] - 1, 0), present[-1] + 2)
+            limit = shift + (_of(positions, part).field(hand).numpy() * config.hand_sd_mm if config.hand_sd_mm else 0.0)
+            moved = _move_ends(distance, ends, present)
+            mask[part] |= moved[part] < np.clip(limit, -REACH_MM + 0.1, REACH_MM - 0.1)
     for _ in range(rng.poisson(config.false_per_volume)):
-        mask |= _false_lesion(rng, x, y, s)
+        mask |= _false_lesion(rng, positions)
     return mask
 
 
-def _hand(rng, x, y, s, config: RaterConfig) -> np.ndarray:
-    field = RandomField.draw(rng, config.hand_length_mm, length_s_mm=12.0, terms=8)
-    if config.hand_sd_mm == 0:
-        return np.zeros(x.shape, np.float32)
-    tensors = (torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)) for v in (x, y, s[:, None, None]))
-    return field(*tensors).numpy() * config.hand_sd_mm
+def _of(points: Points, part: slice) -> Points:
+    """Some of the slices, without their profiles."""
+    return Points(points.columns, points.shift[part], points.y[part], points.s[part], {})
 
 
-def _move_ends(distance: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _move_ends(distance: np.ndarray, ends: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Drop or add the first and last slice of a lesion: ``ends`` = drop first, add first, drop last, add last."""
-    present = np.flatnonzero((distance < 0).any(axis=(1, 2)))
-    if not len(present):
-        return distance
     first, last = present[0], present[-1]
     moved = distance.copy()
     if ends[1] and not ends[0] and first > 0:
@@ -124,11 +164,15 @@ def _move_ends(distance: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _false_lesion(rng: np.random.Generator, x, y, s) -> np.ndarray:
+def _false_lesion(rng: np.random.Generator, positions: Points) -> np.ndarray:
     """A small blob in the cord on one or two slices, where there is nothing."""
-    k = int(rng.integers(len(s)))
-    slices = [k] if rng.uniform() < 0.5 else [k, min(k + 1, len(s) - 1)]
-    cx, cy, radius = rng.uniform(-4.0, 4.0), rng.uniform(-2.5, 2.0), rng.uniform(0.8, 1.4)
-    blob = np.zeros(x.shape, bool)
-    blob[slices] = (x[slices] - cx) ** 2 + (y[slices] - cy) ** 2 < radius**2
+    blob = np.zeros(positions.shape, bool)
+    k = int(rng.integers(len(blob)))
+    slices = [k] if rng.uniform() < 0.5 else [k, min(k + 1, len(blob) - 1)]
+    angle, place, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8), rng.uniform(0.8, 1.4)
+    p = positions.profile
+    cx = (p["cord_rl"] / 2 * place * np.cos(angle)).numpy()[slices]
+    cy = (p["cord_ap"] / 2 * place * np.sin(angle)).numpy()[slices]
+    x, y = positions.x.numpy()[slices], positions.y.numpy()[slices]
+    blob[slices] = (x - cx) ** 2 + (y - cy) ** 2 < radius**2
     return blob
