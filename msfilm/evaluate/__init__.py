@@ -11,6 +11,10 @@ _HOMES = {
     "volume_scores": "metrics",
     "bootstrap_ci": "stats", "paired_difference": "stats", "Interval": "stats", "PairedDifference": "stats",
     "ThresholdBaseline": "baselines", "all_cord_baseline": "baselines", "lesion_volume_mm3": "baselines",
+    "pairwise_dice": "agreement", "consensus": "agreement", "rater_agreement": "agreement",
+    "panel_agreement": "agreement", "calibrate_raters": "calibration",
+    "measure_scan": "realism_measures", "phantom_scans": "realism_scans", "real_scans": "realism_scans",
+    "realism_report": "realism", "realism": "realism_run",
     "Report": "report", "evaluate": "report",
 }
 

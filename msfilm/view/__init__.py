@@ -7,6 +7,7 @@ from importlib import import_module
 _HOMES = {
     "crop_figure": "slices", "error_overlay": "slices", "slice_montage": "slices",
     "dice_points": "charts", "film_heatmap": "charts", "scores_figure": "charts", "training_curves": "charts",
+    "realism_chart": "realism", "realism_curves": "realism", "side_by_side": "realism",
     "show": "embed",
 }
 
