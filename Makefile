@@ -49,9 +49,8 @@ notebooks: $(STAMP)  ## run all notebooks in place, for the outputs stored with 
 # Other patients (seed 1) than those of the course (seed 0) and of notebook 00, so that the network is new to all of them.
 pretrained: $(STAMP)  ## train the small network that ships with msfilm anew (about half an hour)
 	rm -rf build/pretrained
-	$(BIN)/python -m msfilm phantom build/pretrained/phantom --patients 240 --seed 1
-	$(BIN)/python -m msfilm prepare build/pretrained/phantom build/pretrained/slices
-	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/run --conditioning contrast --loss dice-bce --epochs 60
+	$(BIN)/python -m msfilm phantom build/pretrained/slices --slices --patients 240 --seed 1
+	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/run --conditioning contrast --loss dice-bce --epochs 30
 	$(BIN)/python -m msfilm evaluate build/pretrained/run build/pretrained/slices
 	mkdir -p msfilm/weights/film-contrast-small
 	cp build/pretrained/run/{weights.safetensors,network.json,evaluate-test/metrics.json} msfilm/weights/film-contrast-small/

@@ -1,28 +1,95 @@
-"""Make the README's picture: the public patient, segmented by the network that ships (needs the scan)."""
+"""Make the README's pictures (they need the public scans): a real patient segmented, and real scans beside phantoms."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from msfilm.data.centres import centres_from_mask, centres_from_points, read_centreline
+from msfilm.data.crop import CropGrid, crop
 from msfilm.data.fetch import fetch_file
+from msfilm.data.nifti import read_image, read_mask
 from msfilm.evaluate import segment
+from msfilm.phantom.cohort import make_scan
 from msfilm.places import shipped
 from msfilm.view.plots import slice_montage
 
-found = segment(
-    fetch_file("sct_tutorial_data/single_subject/data/t2_ms/t2.nii.gz"),
-    None,
-    contrast="T2w",
-    centreline=shipped("data_manifests") / "centrelines" / "t2_ms.csv",
-)
-voxel_mm2 = found.image.voxel_mm[:2].prod()
-shown = range(2, 12)  # ten slices of the neck, from below upwards
-middle = slice(9, 39)
-figure = slice_montage(
-    found.crops[shown, middle, middle],
-    {"network": found.crop_masks[shown, middle, middle]},
-    [f"slice {z}: {found.mask[:, :, z].sum() * voxel_mm2:.0f} mm²" for z in found.grid.zs[shown]],
-    spacing_mm=0.75,
-    limits=(0, 3.2),
-    title="Not for diagnosis",
-)
-figure.savefig(Path(__file__).parent / "real_patient.png", dpi=110, facecolor="white", metadata={"Software": None})
-print(f"{found.lesion_mm3:.0f} mm3 in all {len(found.grid)} slices")
+DOCS = Path(__file__).parent
+PATIENT = "sct_tutorial_data/single_subject/data/t2_ms/t2.nii.gz"
+CENTRELINE = shipped("data_manifests") / "centrelines" / "t2_ms.csv"
+SIDE_MM, PIXEL_MM, COLUMNS = 42, 0.5, 6
+
+
+def real_patient() -> None:
+    """The public patient, segmented by the network that ships."""
+    found = segment(fetch_file(PATIENT), None, contrast="T2w", centreline=CENTRELINE)
+    voxel_mm2 = found.image.voxel_mm[:2].prod()
+    shown = range(2, 12)  # ten slices of the neck, from below upwards
+    middle = slice(9, 39)
+    figure = slice_montage(
+        found.crops[shown, middle, middle],
+        {"network": found.crop_masks[shown, middle, middle]},
+        [f"slice {z}: {found.mask[:, :, z].sum() * voxel_mm2:.0f} mm²" for z in found.grid.zs[shown]],
+        spacing_mm=0.75,
+        limits=(0, 3.2),
+        title="Not for diagnosis",
+    )
+    figure.savefig(DOCS / "real_patient.png", dpi=110, facecolor="white", metadata={"Software": None})
+    print(f"{found.lesion_mm3:.0f} mm3 in all {len(found.grid)} slices")
+
+
+def _windowed(image, affine, zs, centres, at) -> np.ndarray:
+    """Crops of chosen slices, each from 0 (its darkest) to 1."""
+    size = round(SIDE_MM / PIXEL_MM)
+    grid = CropGrid(image.shape, affine, zs[at], centres[at], size=size, spacing_mm=PIXEL_MM)
+    crops = crop(image, grid)[0]
+    low, high = np.percentile(crops, (0.5, 99.5), axis=(1, 2), keepdims=True)
+    return ((crops - low) / (high - low)).clip(0, 1)
+
+
+def _real(contrast: str) -> np.ndarray:
+    """Slices spread over the one public scan of this contrast that is large enough."""
+    if contrast == "T2w":
+        image = read_image(fetch_file(PATIENT))
+        zs, centres = centres_from_points(read_centreline(CENTRELINE), image)
+    else:
+        image = read_image(fetch_file("sct_testing_data/t2s/t2s_uncropped.nii.gz"))
+        grey = read_mask(fetch_file("sct_testing_data/t2s/t2s_uncropped_gmseg_manual.nii.gz"), image)
+        zs, centres = centres_from_mask(grey.data)
+    return _windowed(image.data, image.affine, zs, centres, np.linspace(1, len(zs) - 2, COLUMNS).round().astype(int))
+
+
+def _phantom(acquisition: str) -> np.ndarray:
+    """One slice each of six patients, at heights spread as in the real scan."""
+    pictures = []
+    for index in range(COLUMNS):
+        scan = make_scan(index, 0, acquisition)
+        zs, centres = centres_from_mask(scan.cord)
+        at = np.array([round((len(zs) - 1) * (index + 0.5) / COLUMNS)])
+        pictures.append(_windowed(scan.image.astype(np.float32), scan.affine, zs, centres, at))
+    return np.concatenate(pictures)
+
+
+def real_and_phantom() -> None:
+    """Rows of real and phantom slices round the cord, in both contrasts."""
+    rows = {
+        "real T2w": _real("T2w"),
+        "phantom T2w": _phantom("T2w_ax"),
+        "real T2*w": _real("T2star"),
+        "phantom T2*w": _phantom("T2star_ax"),
+    }
+    figure = slice_montage(
+        np.concatenate(list(rows.values())),
+        titles=[name if k == 0 else "" for name in rows for k in range(COLUMNS)],
+        spacing_mm=PIXEL_MM,
+        columns=COLUMNS,
+        panel_inches=1.5,
+        limits=(0, 1),
+    )
+    figure.savefig(DOCS / "real_and_phantom.png", dpi=96, facecolor="white", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    real_patient()
+    real_and_phantom()

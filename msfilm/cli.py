@@ -47,19 +47,81 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 @app.command()
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="Where the BIDS data set goes.")],
+    folder: Annotated[Path, typer.Argument(help="Where the BIDS data set goes, or with --slices the SliceSet.")],
     patients: Annotated[int | None, typer.Option(help="How many patients; by default the profile's number.")] = None,
-    profile: Annotated[str, typer.Option(help="quick, course or paper: its number of patients.")] = "course",
-    seed: Annotated[int, typer.Option(help="Another seed makes another cohort.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Patients made at once; by default one a core.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, course, paper, or test (200 other patients).")] = "course",
+    seed: Annotated[int | None, typer.Option(help="Another seed makes another cohort.")] = None,
+    acquisition: Annotated[
+        list[str] | None, typer.Option(help="Scans (may be repeated): T2w_ax, T2star_ax, T2w_sag ...; or all.")
+    ] = None,
+    raters: Annotated[str, typer.Option(help="nested in centres, as in the paper, or crossed with them.")] = "nested",
+    setting: Annotated[str, typer.Option(help="How much raters differ: narrow or wide.")] = "narrow",
+    slices: Annotated[bool, typer.Option("--slices", help="Straight to a SliceSet, without NIfTI.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    device: Annotated[str, typer.Option(help="Where --slices computes: cpu, cuda ...")] = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Write a phantom cohort, whose lesions are known, as a BIDS data set."""
-    from msfilm.phantom import write_cohort
-    from msfilm.profiles import profile as profile_named
+    """Write a phantom cohort, whose lesions are known, as a BIDS data set or as a SliceSet."""
+    from msfilm.phantom.facts import ACQUISITIONS
+    from msfilm.phantom.roster import AXIAL, CohortPlan, cohort_size
 
-    count = patients if patients is not None else profile_named(profile).patients
-    print(write_cohort(folder, patients=count, seed=seed, workers=workers, progress=not quiet))
+    count, own_seed = cohort_size(profile)
+    chosen = tuple(ACQUISITIONS) if acquisition == ["all"] else tuple(acquisition or AXIAL)
+    plan = CohortPlan(own_seed if seed is None else seed, chosen, raters, setting)
+    count = count if patients is None else patients
+    if slices:
+        from msfilm.phantom.direct import make_slices
+
+        print(make_slices(count, plan, folder, workers=workers, progress=not quiet, device=device))
+        return
+    from msfilm.phantom import write_cohort
+
+    print(write_cohort(folder, patients=count, plan=plan, workers=workers, progress=not quiet))
+
+
+@app.command()
+def realism(
+    out: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    patients: Annotated[int, typer.Option(help="Phantom patients to measure, of the test cohort.")] = 100,
+    mirror: Annotated[Path | None, typer.Option(help="Folder with the public scans; default MSFILM_MIRROR.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure phantom and real scans with the same code, and how far the phantom's raters agree."""
+    from msfilm.evaluate.realism_run import realism as measure
+
+    report = measure(patients, mirror=mirror, out=out, workers=workers, progress=not quiet)
+    for row in report["rows"]:
+        if row["target_low"] is not None:
+            print(
+                f"{row['label']:34} {row['contrast']:10} {row['low']:7.3f} to {row['high']:7.3f}, "
+                f"{row['share_in_target']:6.1%} in {row['target_low']:g} to {row['target_high']:g}"
+            )
+    rater = report["pairwise_rater_dice"]
+    low, high = rater["ci"]
+    print(f"two raters: Dice {rater['mean']:.3f} ({low:.3f} to {high:.3f}), {rater['patients']} patients")
+    print(out)
+
+
+@app.command()
+def calibrate(
+    setting: Annotated[str, typer.Argument(help="narrow or wide.")] = "narrow",
+    patients: Annotated[int, typer.Option(help="Phantom patients that are drawn on.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of their cohort.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Scale how much the phantom's raters differ until they agree at a Dice of .61, and print the row of raters.csv."""
+    from msfilm.evaluate.calibration import calibrate_raters, settings_row, summary_table
+
+    config, found, agreement = calibrate_raters(
+        setting, patients=patients, seed=seed, workers=workers, progress=not quiet
+    )
+    print(found.tried.round(4).to_string(index=False))
+    print(summary_table(agreement).to_string(index=False))
+    row = settings_row(config)
+    print(",".join(["setting", *row]))
+    print(",".join([setting, *map(str, row.values())]))
 
 
 @app.command()

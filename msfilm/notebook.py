@@ -115,7 +115,11 @@ def execute(
     if executed.is_file():
         notebook = nbformat.read(executed, as_version=4)
         error = error or "".join(f"inside a widget: {found}" for found in hidden_errors(notebook)[:1])
-        notebook.metadata.pop("widgets", None)  # no reader of a page has the kernel behind it
+        # No reader of a page has the kernel behind it; a still picture that stands beside a widget takes its place.
+        notebook.metadata.pop("widgets", None)
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+            if "text/html" in output.get("data", {}):
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
         nbformat.write(notebook, executed)
     line = next((line.strip() for line in error.splitlines() if line.strip()), "")
     return Execution(line[:500], round(seconds, 1), memory.peak_mb)

@@ -35,7 +35,7 @@ class Profile:
 # 642 patients and depth 3 with 64 filters are the paper's and its later code's; the others are what 2 CPU cores manage.
 PROFILES: dict[str, Profile] = {
     "quick": Profile("quick", patients=8, epochs=3, depth=2, filters=8, batch_size=16, bootstrap=200),
-    "course": Profile("course", patients=40, epochs=60, depth=3, filters=16, batch_size=16, bootstrap=2000),
+    "course": Profile("course", patients=40, epochs=30, depth=3, filters=16, batch_size=16, bootstrap=2000),
     "paper": Profile("paper", patients=642, epochs=100, depth=3, filters=64, batch_size=128, bootstrap=2000),
 }
 
