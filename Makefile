@@ -47,7 +47,7 @@ notebooks: $(STAMP)  ## run all notebooks in place, for the outputs stored with 
 		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 # Other patients (seed 1) than those of the course (seed 0) and of notebook 00, so that the network is new to all of them.
-pretrained: $(STAMP)  ## train the small network that ships with msfilm anew (about half an hour)
+pretrained: $(STAMP)  ## train the small network that ships with msfilm anew (a quarter of an hour or more)
 	rm -rf build/pretrained
 	$(BIN)/python -m msfilm phantom build/pretrained/slices --slices --patients 240 --seed 1
 	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/run --conditioning contrast --loss dice-bce --epochs 30

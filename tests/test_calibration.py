@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_agreement(scans):
 
 def test_calibration_finds_the_factor(scans, monkeypatch):
     monkeypatch.setattr(calibration, "scans_to_draw", lambda *arguments, **more: scans)
-    start = rater_config("narrow").scaled(0.6)
+    start = rater_config("narrow").scaled(0.9)
     config, found, agreement = calibrate_raters("narrow", start=start, tolerance=0.01, progress=False)
     assert found.reached and found.target == 0.61
     assert config == start.scaled(found.scale)

@@ -72,10 +72,10 @@ def test_the_response_is_1_then_fades_to_0_at_the_edge_of_what_is_sampled():
     f = torch.linspace(-0.5, 0.5, 2001, dtype=torch.float64)
     for kmax in (0.5, 0.7, 1.0):
         share = response(f, kmax)
-        assert (share[f.abs() <= 0.7 * kmax / 2 - 1e-9] == 1).all()
+        assert (share[f.abs() <= 0.8 * kmax / 2 - 1e-9] == 1).all()
         assert share[f.abs() >= kmax / 2].abs().max() < 1e-9
         assert (share.diff()[f[1:] > 0] <= 1e-12).all() and torch.allclose(share, share.flip(0))
-        assert response(torch.tensor([0.85 * kmax / 2]), kmax).item() == pytest.approx(0.5, abs=1e-5)
+        assert response(torch.tensor([0.9 * kmax / 2]), kmax).item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_with_all_of_k_space_and_nothing_else_the_scan_is_the_signal():
@@ -93,7 +93,7 @@ def test_cropped_k_space_rings_at_edges_leaves_the_mean_and_dies_away(kmax):
     far = np.ones((120, 120), bool)
     far[40 - PAD : 80 + PAD, 40 - PAD : 80 + PAD] = False
     far[40 + PAD : 80 - PAD, 40 + PAD : 80 - PAD] = True
-    assert np.abs(image - clean)[0][far].max() < 0.02
+    assert np.abs(image - clean)[0][far].max() < 0.04
     # It is one linear filter: separable, and the same as multiplying the spectrum of the repeated plane.
     padded = np.pad(clean[0], PAD, mode="edge")
     keep = [response(torch.fft.fftfreq(n), kmax).numpy() for n in padded.shape]
@@ -215,7 +215,7 @@ def test_noise_of_the_window_is_the_noise_of_the_whole(residuals):
 def test_noise_of_the_window_has_the_power_spectrum_of_the_whole(residuals):
     window, whole = (np.mean([bands(pair[route][1]) for pair in residuals], axis=0) for route in (0, 1))
     np.testing.assert_allclose(window, whole, rtol=0.10)
-    assert whole[-1] < 0.6 * whole[0]  # and k-space ends: the noise is not white
+    assert whole[-1] < 0.8 * whole[0]  # and k-space ends: the noise is not white
 
 
 def test_one_scan_in_twenty_goes_wrong():

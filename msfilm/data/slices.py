@@ -60,7 +60,8 @@ class ScanMasks:
         cls, affine: np.ndarray, masks: dict[str, np.ndarray], image: np.ndarray, cord_median: float = 1.0
     ) -> ScanMasks:
         """From (X, Y, Z) masks by name (``cord`` among them), and the image with its median over the cord."""
-        indices = {name: np.flatnonzero(mask).astype(np.int32) for name, mask in masks.items()}
+        # NumPy finds the true values of a bool array several times faster than the non-zero ones of a uint8 array.
+        indices = {name: np.flatnonzero(np.asarray(mask) != 0).astype(np.int32) for name, mask in masks.items()}
         values = image.reshape(-1)[indices["cord"]].astype(np.float32) / np.float32(cord_median)
         return cls(tuple(int(side) for side in image.shape), np.asarray(affine, np.float64), indices, values)
 

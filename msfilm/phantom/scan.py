@@ -18,8 +18,8 @@ from msfilm.phantom.tissue import canal, canal_outline, surroundings, susceptibi
 
 __all__ = ["CleanScan", "ScanPlan", "render"]
 
-CROP_MM, CROP_PIXELS = 18.5, 8  # what the 36 mm crop can reach, and a margin in pixels for the blur of k-space
-CORD_TEXTURE = 0.045  # spread of the signal within white matter at a scale of 2 to 3 mm
+CROP_MM, CROP_PIXELS = 18.5, 12  # what the 36 mm crop can reach, and a margin in pixels for the blur of k-space
+CORD_TEXTURE = 0.03  # spread of the signal within white matter at a scale of 2 to 3 mm
 BAND_MM = 15.0
 CHUNK = 100_000  # values in one batch: small enough for the processor's cache
 

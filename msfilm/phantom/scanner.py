@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Scanner", "draw_scanner", "response", "scan_image"]
 
-ROLL_OFF = 0.3  # k-space fades out over this share of what is sampled, as scanners' raw-data filters make it
+ROLL_OFF = 0.2  # k-space fades out over this share of what is sampled, as scanners' raw-data filters make it
 PAD = 8  # pixels repeated round a window before its k-space is cut: the filter has died away there
 
 
