@@ -138,6 +138,8 @@ def crop(data: np.ndarray, grid: CropGrid, *, mode: str = "linear") -> tuple[np.
 
 def crop_mask(mask: np.ndarray, grid: CropGrid) -> np.ndarray:
     """Sample a 0/1 mask exactly as its image is, then cut at one half: (n, H, W) uint8."""
+    if not mask.any():  # many a lesion mask
+        return np.zeros((len(grid), grid.size, grid.size), np.uint8)
     values, _ = crop(mask, grid)
     return (values >= 0.5).astype(np.uint8)
 

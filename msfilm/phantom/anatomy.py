@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -152,8 +152,13 @@ class Patient:
 
     def level(self, s: float) -> str:
         """Name of the vertebral level at depth ``s``."""
-        names = levels().index
+        names = _level_names()
         return str(names[int(np.clip(np.searchsorted(self.tops_mm, s, side="right") - 1, 0, len(names) - 1))])
+
+
+@cache
+def _level_names() -> tuple[str, ...]:
+    return tuple(levels().index)
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
