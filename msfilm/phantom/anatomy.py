@@ -44,7 +44,6 @@ class Points:
     y: Tensor  # (n, h, 1)
     s: Tensor  # (n, h, 1) depth below the top of C1, along the cord: the same for a vertebra's front and back
     profile: dict[str, Tensor]  # sizes, each (n, h, 1)
-    thick: Tensor | float = 1.0  # (n, h, 1) cosine of the angle between slice and cord
 
     @cached_property
     def x(self) -> Tensor:

@@ -21,7 +21,7 @@ class Scanner:
 
     snr: float  # white matter over the noise's standard deviation
     kmax: float  # share of k-space sampled per axis of the plane; the rest is zero-filled
-    field: np.ndarray  # (6,) receive field: log change over 36 mm along y, x; curvature; along z; its square; unused
+    field: np.ndarray  # (5,) receive field: log change over 36 mm along y, x; curvature; along z; its square
     gain: np.ndarray  # one factor a slice: cross-talk, breathing
     motion_mm: float = 0.0  # amplitude of a periodic motion along the phase-encoding axis (anterior-posterior)
     motion_lines: float = 9.0  # its period in lines of k-space
@@ -41,7 +41,7 @@ def draw_scanner(
         motion: strong enough for visible ghosts.
     """
     tilt = rng.normal(0, 0.35, 2)
-    field = np.array([bias * (tilt[1] - 0.8), bias * tilt[0], 0.25 * bias, rng.normal(0, 0.10), -0.10, 0.0])
+    field = np.array([bias * (tilt[1] - 0.8), bias * tilt[0], 0.25 * bias, rng.normal(0, 0.10), -0.10])
     gain = np.exp(rng.normal(0, 0.035, slices))
     amplitude, period, phase = rng.uniform(0.35, 0.8), rng.uniform(4, 14), rng.uniform(0, 2 * np.pi)
     return Scanner(snr, kmax, field, gain, float(amplitude) if motion else 0.0, float(period), float(phase))
