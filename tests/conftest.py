@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from msfilm.data.nifti import read_image
 from msfilm.errors import InputError
@@ -18,6 +19,12 @@ CORDS = {  # real scans with a cord mask, by orientation of the file
     "LAS": ("sct_testing_data/t2s/t2s.nii.gz", "sct_testing_data/t2s/t2s_seg.nii.gz"),
     "PSR": ("sct_testing_data/t2/t2.nii.gz", "sct_testing_data/t2/t2_seg-manual.nii.gz"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Every test starts from the same state of torch's global generator, whichever tests ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

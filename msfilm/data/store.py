@@ -13,7 +13,7 @@ from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import InputError, RunError
 from msfilm.files import atomic_folder, read_json, sha256_file, write_json
 
-__all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry"]
+__all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry", "write_refused"]
 
 _FORMAT = 1
 _INDEX = "slices.json"
@@ -46,12 +46,7 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
                 write_json(temporary / name, content)
             finish_folder(temporary, slices.table, slices.volumes, slices.meta, list(slices.masks), scans)
     except OSError as error:
-        raise RunError(
-            "SLICES-WRITE",
-            f"cannot write: {error.strerror or error}",
-            where=folder,
-            mend="check free space and permissions; nothing was left half-written",
-        ) from error
+        raise write_refused(folder, error) from error
     return folder
 
 
@@ -63,6 +58,16 @@ def check_target(folder: str | Path) -> Path:
             "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
         )
     return folder
+
+
+def write_refused(folder: Path, error: OSError) -> RunError:
+    """SLICES-WRITE, for a disk that refuses."""
+    return RunError(
+        "SLICES-WRITE",
+        f"cannot write: {error.strerror or error}",
+        where=folder,
+        mend="check free space and permissions; nothing was left half-written",
+    )
 
 
 def scan_entry(scan: ScanMasks) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from msfilm.data.cropped import PreparedVolume
 from msfilm.data.slices import UNDRAWN, SliceSet
-from msfilm.data.store import check_target, finish_folder, load_slices, scan_entry
-from msfilm.errors import InputError, RunError
+from msfilm.data.store import check_target, finish_folder, load_slices, scan_entry, write_refused
+from msfilm.errors import InputError
 from msfilm.files import atomic_folder
 
 __all__ = ["stream_slices"]
@@ -88,10 +88,5 @@ def stream_slices(
             volumes = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="volume"))
             finish_folder(temporary, pd.concat(tables, ignore_index=True), volumes, meta, list(masks), scans)
     except OSError as error:
-        raise RunError(
-            "SLICES-WRITE",
-            f"cannot write: {error.strerror or error}",
-            where=folder,
-            mend="check free space and permissions; nothing was left half-written",
-        ) from error
+        raise write_refused(folder, error) from error
     return load_slices(folder, verify=False)
