@@ -1,14 +1,13 @@
-"""FiLM: its formula, the identity at the start, the generator's gradients, and the encoding of z."""
+"""FiLM: its formula and gradient, the identity at the start, the generator and its two forms."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from msfilm.errors import InputError, SettingError
-from msfilm.model.film import CategoryEncoder, FiLMGenerator, film, make_encoder
+from msfilm.errors import SettingError
+from msfilm.model.film import FiLMGenerator, film
 
 
 def test_film_is_gamma_x_plus_beta_by_hand():
@@ -82,40 +81,41 @@ def test_generator_names_a_wrong_shape(shape):
         FiLMGenerator(2, [3])(torch.zeros(shape))
 
 
-TABLE = pd.DataFrame({"contrast": ["T2w", "T2star", "T2w"], "centre": ["b", "a", "c"], "rater": ["r1", None, np.nan]})
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 1, 4, 3), (1, 4, 1, 1)])
+def test_the_gradient_of_film_is_that_of_the_formula(shape, layout):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=random, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    gamma, beta = (torch.randn(*shape[:2], 1, 1, generator=random, dtype=torch.float64, requires_grad=True)
+                   for _ in range(2))
+    assert torch.autograd.gradcheck(film, (x, gamma, beta))
+    weight = torch.randn(shape, generator=random, dtype=torch.float64)
+    expected = torch.autograd.grad((weight * (gamma * x + beta)).sum(), (x, gamma, beta))
+    got = torch.autograd.grad((weight * film(x, gamma, beta)).sum(), (x, gamma, beta))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_codes_are_one_hot_in_the_order_of_the_sorted_categories():
-    encoder = make_encoder("contrast", TABLE)
-    assert encoder.categories == ("T2star", "T2w") and encoder.n_codes == 2
-    assert encoder.encode(TABLE["contrast"]).tolist() == [[0, 1], [1, 0], [0, 1]]
-    assert encoder.encode("T2w").tolist() == [[0, 1]]
-    assert CategoryEncoder.from_dict(encoder.to_dict()) == encoder
+def test_in_bfloat16_maps_stay_bfloat16_and_gamma_gets_its_gradient_in_float32():
+    x = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    gamma, beta = torch.full((2, 4, 1, 1), 1.5, requires_grad=True), torch.zeros(2, 4, 1, 1, requires_grad=True)
+    out = film(x, gamma, beta)
+    out.float().sum().backward()
+    assert out.dtype == x.grad.dtype == torch.bfloat16 and gamma.grad.dtype == beta.grad.dtype == torch.float32
+    torch.testing.assert_close(gamma.grad, x.detach().float().sum((2, 3), keepdim=True), rtol=0.02, atol=0.1)
+    assert (beta.grad == 30).all()
 
 
-def test_an_unseen_contrast_is_refused_and_the_right_one_named():
-    with pytest.raises(SettingError, match=r"CONTRAST-UNKNOWN.*'T2W'.*did you mean 'T2w'"):
-        make_encoder("contrast", TABLE).encode(["T2w", "T2W"])
-
-
-@pytest.mark.parametrize("column", ["centre", "rater"])
-def test_an_unseen_centre_or_rater_gets_the_mean_code_aloud(column):
-    encoder = CategoryEncoder(column, ("x", "y", "z", "w"))
-    with pytest.warns(UserWarning, match=rf"{column} elsewhere.*mean code"):
-        z = encoder.encode(["y", "elsewhere"])
-    assert z.tolist() == [[0, 1, 0, 0], [0.25, 0.25, 0.25, 0.25]]
-
-
-def test_missing_values_are_no_category():
-    encoder = make_encoder("rater", TABLE)
-    assert encoder.categories == ("r1",)
-    with pytest.warns(UserWarning, match="mean code"):
-        assert encoder.encode(TABLE["rater"]).tolist() == [[1], [1], [1]]
-    with pytest.raises(InputError, match="ENCODER-COLUMN"):
-        make_encoder("rater", TABLE.assign(rater=None))
-
-
-def test_conditioning_none_needs_no_encoder_and_a_misspelt_one_is_named():
-    assert make_encoder("none", TABLE) is None
-    with pytest.raises(SettingError, match=r"CONDITIONING-UNKNOWN.*did you mean 'contrast'"):
-        make_encoder("contrasts", TABLE)
+def test_the_sigmoid_form_is_the_mlp_of_the_papers_code_and_never_the_identity():
+    generator = FiLMGenerator(2, [3, 1], form="sigmoid")
+    z = torch.eye(2)
+    with torch.no_grad():
+        for (gamma, beta), head in zip(generator(z), generator.heads, strict=True):
+            hidden = z.numpy()
+            for layer in (head[0], head[2], head[4]):
+                hidden = 1 / (1 + np.exp(-(hidden @ layer.weight.numpy().T + layer.bias.numpy())))
+            np.testing.assert_allclose(torch.cat([gamma, beta], 1)[..., 0, 0].numpy(), hidden, rtol=1e-5, atol=1e-6)
+            assert gamma.shape == beta.shape and 0 < gamma.min() and gamma.max() < 1   # gamma = 1 is out of reach
+    assert [layer.out_features for layer in generator.heads[0][::2]] == [64, 16, 6]
+    with pytest.raises(SettingError, match=r"FILM-FORM.*did you mean 'sigmoid'"):
+        FiLMGenerator(2, [3], form="sigmoidal")

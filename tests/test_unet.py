@@ -169,3 +169,46 @@ def test_a_plain_unet_refuses_a_code():
 def test_wrong_settings_are_named(change, words):
     with pytest.raises(SettingError, match=words):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_film_before_the_relu_comes_between_norm_and_relu(name):
+    model = shuffled(UNet(replace(SMALL, n_codes=2, film=(name,), film_place="before-relu"), seed=1)).eval()
+    plain = UNet(SMALL, seed=1).eval()
+    x, z = slices(2), torch.eye(2)
+    gamma, beta = (p[:, :, None, None] for p in model.film_parameters(z)[name])
+    inner = plain.blocks[name] if name == "logits" else plain.blocks[name][4]   # the block's second normalisation
+    hook = inner.register_forward_hook(lambda m, i, out: gamma * out + beta)
+    torch.testing.assert_close(model(x, z), plain(x))
+    hook.remove()
+
+
+def test_concatenation_adds_constant_channels_and_starts_like_the_plain_network():
+    model, plain = (UNet(replace(SMALL, n_codes=n, modulation="concat"), seed=3).eval() for n in (2, 0))
+    x, z = slices(2), torch.eye(2)
+    assert model.generator is None and model.film_on == () and model.film_parameters(z) == {}
+    assert model.blocks["down1"][0].weight.shape[1] == 3
+    maps = torch.cat([x, z[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
+    first = F.conv2d(maps, model.blocks["down1"][0].weight, padding=1)
+    hook = plain.blocks["down1"][0].register_forward_hook(lambda m, i, out: first)
+    torch.testing.assert_close(model(x, z), plain(x))
+    hook.remove()
+    with torch.no_grad():
+        model.blocks["down1"][0].weight[:, 1:] = 0
+    torch.testing.assert_close(model(x, z), plain(x))   # all but what the codes add is the same start
+    for wrong in (None, torch.eye(3)[:2]):
+        with pytest.raises(ValueError, match="z"):
+            model(x, wrong)
+
+
+def test_the_sigmoid_form_trains_every_parameter_in_both_places():
+    for place in ("after-relu", "before-relu"):
+        model = UNet(replace(SMALL, n_codes=2, film_form="sigmoid", film_place=place))
+        model(slices(4), torch.eye(2)[[0, 1, 0, 1]]).square().mean().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("wrong", [{"film_form": "tanh"}, {"film_place": "inside"}, {"modulation": "add"}])
+def test_forms_and_places_that_do_not_exist_are_refused(wrong):
+    with pytest.raises(SettingError, match="UNET-SETTING"):
+        UNetConfig(**wrong)

@@ -12,7 +12,7 @@ import torch
 from msfilm.errors import InputError, MsfilmError, RunError, SettingError
 from msfilm.files import sha256_file
 from msfilm.model import weights
-from msfilm.model.film import CategoryEncoder
+from msfilm.model.encode import CategoryEncoder
 from msfilm.model.unet import UNet, UNetConfig
 from msfilm.model.weights import Network, list_networks, load_network, save_network
 

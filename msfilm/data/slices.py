@@ -154,6 +154,10 @@ class SliceSet:
             dict(self.meta),
         )
 
+    def described(self) -> pd.DataFrame:
+        """The table, with what ``volumes`` knows besides: echo time, repetition time, flip angle, field and so on."""
+        return self.table.join(self.volumes[[c for c in self.volumes if c not in self.table]], on="volume")
+
     def grid(self, volume: str) -> CropGrid:
         """The crop grid of one volume's slices, in the order in which they stand here."""
         rows = self.table[self.table["volume"] == volume]

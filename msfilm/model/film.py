@@ -1,21 +1,24 @@
-"""FiLM: one gamma and one beta a channel, made from the code z (which contrast, centre or rater); and how z is made."""
+"""FiLM: one gamma and one beta a channel, made from the code z (which contrast, centre or rater)."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from msfilm.errors import InputError, SettingError, suggest
+from msfilm.errors import SettingError, suggest
 
-__all__ = ["CONDITIONINGS", "CategoryEncoder", "FiLMGenerator", "film", "make_encoder"]
+__all__ = ["FILM_FORMS", "FiLMGenerator", "film"]
 
-CONDITIONINGS = ("none", "contrast", "centre", "rater")
+FILM_FORMS = {
+    "residual": "gamma = 1 + dgamma and beta, any value; starts as the identity; one trunk for all layers",
+    "sigmoid": "gamma and beta between 0 and 1, an MLP of its own a layer, as in the paper's code; never the identity",
+}
+_SIGMOID_WIDTHS = (64, 16)   # hidden units of the paper's code
 
 
 def film(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -29,31 +32,71 @@ def film(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     Returns:
         (N, C, H, W), in the type of ``x``.
     """
-    return gamma.to(x.dtype) * x + beta.to(x.dtype)
+    return _FiLM.apply(x, gamma, beta)
+
+
+class _FiLM(torch.autograd.Function):
+    """gamma * x + beta in one pass over x, instead of one for the product and one for the sum.
+
+    torch's broadcast of (N, C, 1, 1) over channels-last maps works in short pieces of C values. One row (N, C, 1, W)
+    of gamma and beta gives it long ones, at 1/H of the memory of full maps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        scale = _row(gamma, x)
+        ctx.save_for_backward(x, scale)
+        ctx.types = gamma.dtype, beta.dtype
+        return torch.addcmul(_row(beta, x), x, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        need_x, need_gamma, need_beta = ctx.needs_input_grad
+        return (d * scale if need_x else None,
+                (d * x).sum((2, 3), keepdim=True).to(ctx.types[0]) if need_gamma else None,
+                d.sum((2, 3), keepdim=True).to(ctx.types[1]) if need_beta else None)
+
+
+def _row(values: Tensor, x: Tensor) -> Tensor:
+    """(N, C, 1, 1) -> (N, C, 1, W), of the type and in the memory layout of ``x``."""
+    n, c, _, w = x.shape
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return values.to(x.dtype).expand(n, c, 1, w).contiguous(memory_format=layout)
 
 
 class FiLMGenerator(nn.Module):
-    """The MLP that makes every layer's gamma and beta from z: one trunk for all layers, one linear head a layer.
+    """The MLP that makes every layer's gamma and beta from z.
 
-    gamma = 1 + dgamma, and the heads (nothing else) start at zero: at the start FiLM is exactly the identity, yet the
-    heads get a gradient at the first step and the trunk from the second on.
+    Form ``residual``: one trunk for all layers and one linear head a layer; gamma = 1 + dgamma, and the heads (nothing
+    else) start at zero: at the start FiLM is exactly the identity, yet the heads get a gradient at the first step and
+    the trunk from the second on. Form ``sigmoid``, as the paper's code had it: for each layer an MLP M -> 64 -> 16 ->
+    2C with a sigmoid after every linear layer, the last included, in torch's usual start.
 
     Args:
         n_codes: M, the length of z.
         channels: C of each modulated layer, in order.
-        width: hidden units of the trunk.
-        depth: hidden layers of the trunk.
+        width: hidden units of the trunk (form ``residual``).
+        depth: hidden layers of the trunk (form ``residual``).
+        form: a key of ``FILM_FORMS``.
+
+    Raises:
+        SettingError: FILM-FORM.
     """
 
-    def __init__(self, n_codes: int, channels: Sequence[int], width: int = 64, depth: int = 2):
+    def __init__(self, n_codes: int, channels: Sequence[int], width: int = 64, depth: int = 2, form: str = "residual"):
         super().__init__()
-        self.n_codes = n_codes
-        sizes = [n_codes] + [width] * depth
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        self.heads = nn.ModuleList(nn.Linear(sizes[-1], 2 * c) for c in channels)
+        if form not in FILM_FORMS:
+            raise SettingError("FILM-FORM", f"there is no form '{form}' of FiLM", mend=suggest(form, FILM_FORMS))
+        self.n_codes, self.form, self.channels = n_codes, form, tuple(channels)
+        if form == "sigmoid":
+            sizes = (n_codes, *_SIGMOID_WIDTHS)
+            self.heads = nn.ModuleList(
+                nn.Sequential(*_layers(sizes, nn.Sigmoid), nn.Linear(sizes[-1], 2 * c), nn.Sigmoid()) for c in channels)
+            return
+        self.trunk = nn.Sequential(*_layers([n_codes] + [width] * depth, nn.ReLU))
+        self.heads = nn.ModuleList(nn.Linear(width if depth else n_codes, 2 * c) for c in channels)
         for head in self.heads:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -68,80 +111,10 @@ class FiLMGenerator(nn.Module):
             raise ValueError(f"FiLM: z has shape {tuple(z.shape)}, expected (N, {self.n_codes})")
         # In bfloat16 1 + dgamma would drop every dgamma below 1/256, so this small MLP stays in float32 under autocast.
         with torch.autocast(z.device.type, enabled=False):
-            hidden = self.trunk(z.float())                               # (N, width)
-            maps = []
-            for head in self.heads:
-                dgamma, beta = head(hidden)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
-                maps.append((1 + dgamma, beta))
-        return maps
+            hidden = z.float() if self.form == "sigmoid" else self.trunk(z.float())          # (N, width)
+            maps = [head(hidden)[:, :, None, None].chunk(2, dim=1) for head in self.heads]    # (N, C, 1, 1) each
+        return [(gamma, beta) if self.form == "sigmoid" else (1 + gamma, beta) for gamma, beta in maps]
 
 
-@dataclass(frozen=True)
-class CategoryEncoder:
-    """One-hot code of one column of the table: 'contrast', 'centre' or 'rater'.
-
-    A contrast that the network was not trained on is refused. An unseen (or missing) centre or rater gets the mean
-    code, the same share of every category, with a warning.
-    """
-
-    column: str
-    categories: tuple[str, ...]
-
-    @classmethod
-    def fit(cls, table: Any, column: str) -> CategoryEncoder:
-        """The sorted categories of ``table[column]`` (a pandas DataFrame); missing values are no category."""
-        if column not in table:
-            raise InputError("ENCODER-COLUMN", f"the table has no column '{column}'",
-                             mend=suggest(column, table.columns))
-        categories = tuple(sorted({str(value) for value in table[column].dropna()}))
-        if not categories:
-            raise InputError("ENCODER-COLUMN", f"column '{column}' holds no value, so nothing can be conditioned on it",
-                             mend="choose another conditioning")
-        return cls(column, categories)
-
-    @property
-    def n_codes(self) -> int:
-        """M, the length of z."""
-        return len(self.categories)
-
-    def encode(self, values: str | Iterable[object]) -> Tensor:
-        """Values (N of them, or one string) -> z (N, M) float32.
-
-        Raises:
-            SettingError: CONTRAST-UNKNOWN, a contrast that is not among the categories.
-        """
-        values = [values] if isinstance(values, str) else list(values)
-        place = {category: i for i, category in enumerate(self.categories)}
-        unseen = sorted({str(value) for value in values if str(value) not in place})
-        if unseen and self.column == "contrast":
-            raise SettingError("CONTRAST-UNKNOWN", f"this network does not know contrast '{unseen[0]}'",
-                               mend=suggest(unseen[0], self.categories))
-        if unseen:
-            warnings.warn(f"{self.column} {', '.join(unseen)} was not in training: the mean code is used instead",
-                          stacklevel=2)
-        z = torch.full((len(values), self.n_codes), 1.0 / self.n_codes)  # (N, M), the mean code
-        for row, value in enumerate(values):
-            if str(value) in place:
-                z[row] = 0.0
-                z[row, place[str(value)]] = 1.0
-        return z
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; ``from_dict`` is its inverse."""
-        return {"column": self.column, "categories": list(self.categories)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> CategoryEncoder:
-        return cls(str(content["column"]), tuple(str(category) for category in content["categories"]))
-
-
-def make_encoder(conditioning: str, table: Any) -> CategoryEncoder | None:
-    """The encoder for ``conditioning`` ('none', 'contrast', 'centre' or 'rater'), its categories taken from ``table``.
-
-    Raises:
-        SettingError: CONDITIONING-UNKNOWN.
-    """
-    if conditioning not in CONDITIONINGS:
-        raise SettingError("CONDITIONING-UNKNOWN", f"there is no conditioning '{conditioning}'",
-                           mend=suggest(conditioning, CONDITIONINGS))
-    return None if conditioning == "none" else CategoryEncoder.fit(table, conditioning)
+def _layers(sizes: Sequence[int], activation: type[nn.Module]) -> list[nn.Module]:
+    return [part for n_in, n_out in itertools.pairwise(sizes) for part in (nn.Linear(n_in, n_out), activation())]

@@ -10,9 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msfilm.errors import SettingError, suggest
-from msfilm.model.film import FiLMGenerator, film
+from msfilm.model.film import FILM_FORMS, FiLMGenerator, film
 
-__all__ = ["ConvBlock", "UNet", "UNetConfig"]
+__all__ = ["FILM_PLACES", "MODULATIONS", "ConvBlock", "UNet", "UNetConfig"]
+
+MODULATIONS = {
+    "film": "gamma and beta for every channel of every layer",
+    "concat": "z as further input channels of the first convolution, each constant over the slice: the simple rival",
+}
+FILM_PLACES = ("after-relu", "before-relu")
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,15 @@ class UNetConfig:
     n_codes: int = 0                       # M, the length of z; 0 is the plain U-Net
     film: tuple[str, ...] | None = None    # places where FiLM is on; None: all of film_names
     film_width: int = 64                   # hidden units of the FiLM generator
+    film_form: str = "residual"            # residual (1 + dgamma) or sigmoid
+    film_place: str = "after-relu"         # after or before a block's last ReLU
+    modulation: str = "film"               # how z gets in: film, or concat
 
     def __post_init__(self):
+        for name, allowed in (("film_form", FILM_FORMS), ("film_place", FILM_PLACES), ("modulation", MODULATIONS)):
+            if getattr(self, name) not in allowed:
+                raise SettingError("UNET-SETTING", f"{name}={getattr(self, name)!r}",
+                                   mend=suggest(getattr(self, name), allowed))
         for name, low, high in (("depth", 1, 6), ("filters", 1, 1024), ("in_channels", 1, 64), ("n_codes", 0, 10_000),
                                 ("film_width", 1, 10_000)):
             value = getattr(self, name)
@@ -63,12 +76,21 @@ class ConvBlock(nn.Sequential):
             nn.Dropout2d(dropout),
         )
 
+    def forward(self, x: Tensor, modulate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """x (N, c_in, H, W) -> (N, c_out, H, W); ``modulate`` is applied right before the last ReLU."""
+        for i, layer in enumerate(self):
+            if i == 5 and modulate is not None:
+                x = modulate(x)
+            x = layer(x)
+        return x
+
 
 class UNet(nn.Module):
     """Slices (N, 1, H, W), and with FiLM their codes z (N, M), to logits (N, 1, H, W).
 
     FiLM comes after every block: each down block (before its skip and its pooling), the bottleneck, each up block, and
-    the logits (the paper's 2 * depth + 2 places). The same ``seed`` gives a plain and a FiLMed U-Net the same start.
+    the logits (the paper's 2 * depth + 2 places). The same ``seed`` gives a plain, a FiLMed and a concatenating U-Net
+    the same start (the last but for what its further input channels add).
 
     Example:
         >>> model = UNet(UNetConfig(n_codes=2))
@@ -97,11 +119,18 @@ class UNet(nn.Module):
             self.blocks[name] = ConvBlock(c + channels[name], channels[name], config.dropout)
             c = channels[name]
         self.blocks["logits"] = nn.Conv2d(c, 1, kernel_size=1)
-        # The generator comes last, so that its random numbers change none of the U-Net's above.
+        # What z needs comes last, so that its random numbers change none of the U-Net's above.
         self.film_on, self.generator = (), None
-        if config.n_codes:
+        if config.n_codes and config.modulation == "concat":
+            image, wider = self.blocks["down1"][0], nn.Conv2d(config.in_channels + config.n_codes, config.filters, 3,
+                                                              padding=1, bias=False)
+            with torch.no_grad():
+                wider.weight[:, : config.in_channels] = image.weight
+            self.blocks["down1"][0] = wider
+        elif config.n_codes:
             self.film_on = tuple(n for n in self.film_names if config.film is None or n in config.film)
-            self.generator = FiLMGenerator(config.n_codes, [channels[n] for n in self.film_on], config.film_width)
+            self.generator = FiLMGenerator(config.n_codes, [channels[n] for n in self.film_on], config.film_width,
+                                           form=config.film_form)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x (N, 1, H, W), z (N, M) or None -> logits (N, 1, H, W). H and W may be odd, from 2**depth on.
@@ -113,32 +142,45 @@ class UNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or min(x.shape[2:]) < 2**depth:
             raise ValueError(f"UNet: x has shape {tuple(x.shape)}, expected (N, {self.config.in_channels}, H, W) "
                              f"with H and W at least {2**depth}")
-        modulate = self._modulator(z)
+        block = self._modulated(z)
+        if z is not None and self.generator is None:                      # concat: z as constant maps
+            x = torch.cat([x, z.to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
         skips = []
         for i in range(1, depth + 1):
-            x = modulate(f"down{i}", self.blocks[f"down{i}"](x))          # (N, filters * 2**(i-1), H / 2**(i-1), ..)
+            x = block(f"down{i}", x)                                      # (N, filters * 2**(i-1), H / 2**(i-1), ..)
             skips.append(x)
             x = F.max_pool2d(x, 2)
 
-        x = modulate("bottleneck", self.blocks["bottleneck"](x))          # (N, filters * 2**(depth-1), H / 2**depth, .)
+        x = block("bottleneck", x)                                        # (N, filters * 2**(depth-1), H / 2**depth, .)
 
         for i in range(depth, 0, -1):
             skip = skips.pop()
             x = F.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)  # odd or even
-            x = modulate(f"up{i}", self.blocks[f"up{i}"](torch.cat([x, skip], dim=1)))
+            x = block(f"up{i}", torch.cat([x, skip], dim=1))
 
-        return modulate("logits", self.blocks["logits"](x))               # (N, 1, H, W)
+        return block("logits", x)                                         # (N, 1, H, W)
 
-    def _modulator(self, z: Tensor | None) -> Callable[[str, Tensor], Tensor]:
-        """A function (name, x) -> FiLM(x | z) at that place, or x itself where FiLM is off."""
-        if (z is None) != (self.generator is None):
+    def _modulated(self, z: Tensor | None) -> Callable[[str, Tensor], Tensor]:
+        """A function (name, x): the block of that name, and FiLM(. | z) on what comes out of it, where FiLM is on."""
+        if (z is None) != (self.config.n_codes == 0):
             raise ValueError(f"UNet: this network has n_codes={self.config.n_codes}, but z is "
                              f"{'missing' if z is None else tuple(z.shape)}")
+        if z is not None and (z.ndim != 2 or z.shape[1] != self.config.n_codes):
+            raise ValueError(f"UNet: z has shape {tuple(z.shape)}, expected (N, {self.config.n_codes})")
         if self.generator is None:
-            return lambda name, x: x
+            return lambda name, x: self.blocks[name](x)
         maps = dict(zip(self.film_on, self.generator(z), strict=True))
-        return lambda name, x: film(x, *maps[name]) if name in maps else x
+        before = self.config.film_place == "before-relu"
+
+        def run(name: str, x: Tensor) -> Tensor:
+            if name not in maps:
+                return self.blocks[name](x)
+            if before and name != "logits":                               # the logits have no ReLU
+                return self.blocks[name](x, lambda inner: film(inner, *maps[name]))
+            return film(self.blocks[name](x), *maps[name])
+
+        return run
 
     def film_parameters(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """z (N, M) -> for each place where FiLM is on, its gamma and beta, each (N, C)."""

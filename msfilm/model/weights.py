@@ -16,7 +16,7 @@ from torch import Tensor
 from msfilm import __version__
 from msfilm.errors import InputError, RunError, SettingError, suggest
 from msfilm.files import atomic_path, read_json, sha256_file, write_json
-from msfilm.model.film import CategoryEncoder
+from msfilm.model.encode import Encoder, encoder_from_dict
 from msfilm.model.unet import UNet, UNetConfig
 
 __all__ = ["SHIPPED", "Network", "list_networks", "load_network", "read_tensors", "save_network", "tensor_bytes",
@@ -34,24 +34,23 @@ class Network:
     """
 
     model: UNet
-    encoder: CategoryEncoder | None = None
+    encoder: Encoder | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def conditioning(self) -> str:
+        """What z is made of: 'none', 'contrast', 'contrast+rater' .."""
+        return self.encoder.name if self.encoder else "none"
+
     def code(self, values: Any) -> Tensor | None:
-        """z (N, M) for a table with the encoder's column, or for a list of values; None for a plain network.
+        """z (N, M) for a table with the encoder's columns (``SliceSet.described`` has them all), or for a list of
+        values where there is one column only; None for a plain network.
 
         Raises:
             SettingError: CONTRAST-UNKNOWN.
-            InputError: ENCODER-COLUMN, the table lacks the column.
+            InputError: ENCODER-COLUMN, the table lacks a column.
         """
-        if self.encoder is None:
-            return None
-        if hasattr(values, "columns"):
-            if self.encoder.column not in values.columns:
-                raise InputError("ENCODER-COLUMN", f"the network is conditioned on '{self.encoder.column}', a column "
-                                 "that the table lacks", mend=suggest(self.encoder.column, values.columns))
-            values = values[self.encoder.column]
-        return self.encoder.encode(values)
+        return None if self.encoder is None else self.encoder.encode(values)
 
 
 def save_network(path: str | Path, network: Network) -> Path:
@@ -99,10 +98,10 @@ def load_network(path_or_name: str | Path) -> Network:
             raise InputError("WEIGHTS-CORRUPT", "the description does not fit its SHA-256", where=path / "network.json",
                              mend="fetch or train the network again")
         model = UNet(UNetConfig(**described["model"]))
-        encoder = CategoryEncoder.from_dict(described["encoder"]) if described["encoder"] else None
+        encoder = encoder_from_dict(described["encoder"]) if described["encoder"] else None
         hashes = {content["weights_sha256"], content.get("replaces_sha256", content["weights_sha256"])}
         card = dict(content["card"])
-    except (KeyError, TypeError, AttributeError, SettingError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
         raise InputError("WEIGHTS-CORRUPT", f"not a description of a network: {error!r}", where=path / "network.json",
                          mend="fetch or train the network again") from error
     tensors, digest, _ = read_tensors(path / "weights.safetensors")
