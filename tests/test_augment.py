@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from msfilm.errors import SettingError
+from msfilm.train.alter import MASK_OPERATIONS, ramp_matrix, soft_rims
 from msfilm.train.augment import (
+    ALTERED_TRUTH,
     NO_AUGMENT,
     PAPER_2020,
     AugmentConfig,
@@ -21,6 +24,7 @@ from msfilm.train.augment import (
     bspline_basis,
     elastic_field,
     morph,
+    with_altered_truth,
 )
 
 SIZES = [(48, 48), (47, 53)]
@@ -51,7 +55,8 @@ def blobs(n, h, w, seed=0):
 @pytest.mark.parametrize(("h", "w"), SIZES)
 def test_a_config_of_zeros_is_the_identity(h, w):
     image, mask = blobs(4, h, w)
-    for config in (NO_AUGMENT, AugmentConfig(**{f.name: 0 for f in fields(AugmentConfig)})):
+    for config in (NO_AUGMENT, AugmentConfig(**{f.name: 0 for f in fields(AugmentConfig)
+                                                if f.name != "mask_operations"})):
         out, out_mask = augment(image, mask, config, rng())
         assert torch.equal(out, image) and torch.equal(out_mask, mask)
 
@@ -174,6 +179,173 @@ def test_morphology_is_scipys():
     assert kinds == {"same", "grown", "shrunk"}
 
 
+@pytest.mark.parametrize(("h", "w"), [(48, 48), (13, 17), (2, 3), (1, 1)])
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.8, 1.0, 0.0])
+def test_each_operation_is_scipys_also_at_the_border(h, w, share):
+    """Beyond the slice nothing counts: that is SciPy on a slice whose edge pixels are repeated outwards."""
+    mask = torch.rand(5, 2, h, w, generator=rng()) < share
+    cross = ndimage.generate_binary_structure(2, 1)
+
+    def grow(m):
+        return ndimage.binary_dilation(m, cross, border_value=0)
+
+    def shrink(m):
+        return ndimage.binary_erosion(m, cross, border_value=1)
+
+    theirs = {"dilate": grow, "erode": shrink, "open": lambda m: grow(shrink(m)), "close": lambda m: shrink(grow(m))}
+    assert set(theirs) == set(MASK_OPERATIONS)
+    for name, operation in MASK_OPERATIONS.items():
+        expected = np.stack([np.stack([theirs[name](m) for m in masks]) for masks in mask.numpy()])
+        np.testing.assert_array_equal(operation(mask).numpy(), expected, err_msg=name)
+    if min(h, w) > 6:   # away from the border SciPy's own opening and closing
+        for name, whole in (("open", ndimage.binary_opening), ("close", ndimage.binary_closing)):
+            expected = whole(mask[0, 0].numpy(), cross)[3:-3, 3:-3]
+            np.testing.assert_array_equal(MASK_OPERATIONS[name](mask)[0, 0, 3:-3, 3:-3].numpy(), expected)
+
+
+def test_laws_of_morphology():
+    mask = torch.rand(8, 1, 31, 29, generator=rng()) > 0.5
+    dilate, erode, opened, closed = (MASK_OPERATIONS[name] for name in ("dilate", "erode", "open", "close"))
+    assert torch.equal(dilate(mask), ~erode(~mask)) and torch.equal(opened(mask), ~closed(~mask))
+    for small, large in ((erode(mask), opened(mask)), (opened(mask), mask), (mask, closed(mask)),
+                         (closed(mask), dilate(mask))):
+        assert (small <= large).all() and (small != large).any()
+    assert torch.equal(opened(opened(mask)), opened(mask)) and torch.equal(closed(closed(mask)), closed(mask))
+
+
+def test_the_operations_named_are_drawn_equally_often():
+    mask = torch.zeros(4000, 2, 15, 15, dtype=torch.uint8)
+    mask[:, :, 4:9, 4:9] = 1
+    mask[:, :, 6, 6] = 0                                     # a hole, that closing fills
+    mask[:, 1] = 1 - mask[:, 1]
+    for names in (("dilate", "erode", "open", "close"), ("close", "dilate"), ("erode",)):
+        out = morph(mask, 0.6, rng(), names)
+        left = torch.ones(len(mask), dtype=torch.bool)
+        for name in names:
+            done = (out.bool() == MASK_OPERATIONS[name](mask[:1].bool())).flatten(1).all(1)   # both masks the same one
+            assert done.float().mean().item() == pytest.approx(0.6 / len(names), abs=0.03)
+            left &= ~done
+        assert (out[left] == mask[left]).all() and left.float().mean().item() == pytest.approx(0.4, abs=0.03)
+
+
+@pytest.mark.parametrize(("lesion", "survives"), [((1, 1), False), ((2, 2), False), ((2, 9), False), ((3, 3), True)])
+def test_eroding_and_opening_take_away_what_is_two_pixels_thin(lesion, survives):
+    """Raters miss small lesions too. In the setting recommended the likelier answer stays: the lesion is there."""
+    mask = torch.zeros(4000, 1, 21, 21, dtype=torch.uint8)
+    mask[:, :, 10:10 + lesion[0], 10:10 + lesion[1]] = 1
+    for name in ("erode", "open"):
+        assert MASK_OPERATIONS[name](mask[:1].bool()).any() == survives
+    out = morph(mask, ALTERED_TRUTH.mask_morphology_p, rng(), ALTERED_TRUTH.mask_operations)
+    gone = 1 - out.flatten(1).any(1).float().mean().item()
+    assert gone == (0 if survives else pytest.approx(0.2, abs=0.02))
+    everything = with_altered_truth(NO_AUGMENT)
+    _, soft = augment(mask.float(), mask, everything, rng())
+    mean = soft[:, :, 10:10 + lesion[0], 10:10 + lesion[1]].mean().item()
+    assert (mean > 0.5) == (lesion != (1, 1)) and mean > 0.45       # what BCE would learn: a lone pixel falls to .48
+    assert soft.sum().item() == pytest.approx(mask.sum().item(), rel=0.12)
+
+
+@pytest.mark.parametrize("width", [0.4, 1.0, 1.5, 2.0, 3.7])
+def test_a_soft_rim_is_a_linear_ramp_as_wide_as_asked(width):
+    """Against the ramp's mean over each pixel, by fine sampling; edge between columns 9 and 10."""
+    mask = torch.zeros(1, 2, 19, 21)
+    mask[:, :, :, :10] = 1
+    mask[:, 1] = 1 - mask[:, 1]
+    fine = (np.arange(21 * 1000) + 0.5) / 1000                               # place along x, in pixels
+    expected = np.clip(0.5 - (fine - 10) / width, 0, 1).reshape(21, 1000).mean(1)
+    out = soft_rims(mask, width)
+    np.testing.assert_allclose(out[0, 0].numpy(), np.tile(expected, (19, 1)), atol=1e-5)
+    torch.testing.assert_close(out[:, 0] + out[:, 1], torch.ones(1, 19, 21))  # a mask and its opposite stay so
+
+
+@pytest.mark.parametrize(("h", "w"), [(48, 48), (13, 17), (2, 3), (1, 1)])
+@pytest.mark.parametrize("width", [0.0, 1.0, 2.3, 9.0])
+def test_soft_rims_keep_sums_constants_and_range(h, w, width):
+    mask = (torch.rand(5, 2, h, w, generator=rng()) > 0.7).float()
+    out = soft_rims(mask, width)
+    torch.testing.assert_close(out.sum((2, 3)), mask.sum((2, 3)), rtol=1e-5, atol=1e-4)
+    assert 0 <= out.min() and out.max() <= 1
+    for constant in (torch.zeros(1, 1, h, w), torch.ones(1, 1, h, w)):
+        torch.testing.assert_close(soft_rims(constant, width), constant)
+    matrix = ramp_matrix(h, width)
+    assert torch.equal(matrix, matrix.T) and matrix.min() >= 0
+    torch.testing.assert_close(matrix.sum(1), torch.ones(h))
+    assert width or torch.equal(out, mask)
+
+
+def test_soft_rims_go_to_the_share_of_slices_asked_for_and_leave_the_rest():
+    image, mask = blobs(400, 25, 23)
+    masks = torch.cat([mask, 1 - mask], 1)
+    config = replace(NO_AUGMENT, mask_soft_p=0.3, mask_soft_mm=2.0)
+    out_image, out = augment(image, masks, config, rng(), spacing_mm=0.8)
+    assert torch.equal(out_image, image) and out.dtype == torch.float32 and out.shape == masks.shape
+    soft = ((out > 0) & (out < 1)).flatten(1).any(1)
+    assert soft.float().mean().item() == pytest.approx(0.3, abs=0.07)
+    assert torch.equal(out[~soft], masks[~soft].float())
+    torch.testing.assert_close(out[soft], soft_rims(masks[soft].float(), 2.5))
+    none = augment(image, masks, replace(config, mask_soft_p=0.0), rng())[1]
+    assert none.dtype == torch.uint8 and torch.equal(none, masks)
+
+
+def test_a_soft_rim_keeps_the_part_of_a_pixel_that_a_threshold_loses():
+    """A lesion of one pixel moved by half of one: hard masks lose it or double it, soft ones keep its volume."""
+    mask = torch.zeros(3000, 1, 15, 15, dtype=torch.uint8)
+    mask[:, :, 7, 7] = 1
+    move = replace(NO_AUGMENT, mask_move_p=1.0, mask_shift_mm=1.0, mask_rotate_deg=0, mask_scale=0)
+    hard = augment(mask.float(), mask, move, rng(), spacing_mm=1.0)[1].sum((1, 2, 3))
+    for width_mm in (0.0, 1.0, 2.0):
+        config = replace(move, mask_soft_p=1.0, mask_soft_mm=width_mm)
+        soft = augment(mask.float(), mask, config, rng(), spacing_mm=1.0)[1].sum((1, 2, 3))
+        torch.testing.assert_close(soft, torch.ones(3000), atol=1e-4, rtol=0)
+    assert (hard == 0).float().mean() > 0.2
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_altered_truth_keeps_the_mean_volume_and_hardens_back_to_the_mask(h, w):
+    image, mask = blobs(300, h, w)
+    out_image, out = augment(image, mask, with_altered_truth(NO_AUGMENT), rng())
+    assert torch.allclose(out_image, image, atol=1e-5) and 0 <= out.min() and out.max() <= 1
+    assert out.sum().item() == pytest.approx(mask.sum().item(), rel=0.01)
+    assert ((out > 0.5) != mask.bool()).float().mean() < 0.08
+    # All that differs lies within two pixels of the rim or so
+    far = torch.from_numpy(np.stack([ndimage.distance_transform_edt(m) + ndimage.distance_transform_edt(1 - m)
+                                     for m in mask[:, 0].numpy()])) > 5
+    assert ((out[:, 0] - mask[:, 0])[far].abs() > 0.01).float().mean() < 0.001
+
+
+def test_the_recommended_alteration_moves_outlines_as_far_as_raters_do():
+    """A straight edge's place, from its volume: standard deviation near the phantom's .32 (narrow) to .40 mm (wide)."""
+    mask = torch.zeros(2000, 1, 49, 49, dtype=torch.uint8)
+    mask[:, :, :, :25] = 1
+    _, out = augment(mask.float(), mask, replace(with_altered_truth(NO_AUGMENT), mask_rotate_deg=0), rng())
+    place = out[:, 0, 24].sum(1) * 0.75
+    assert place.mean().item() == pytest.approx(25 * 0.75, abs=0.05)
+    assert 0.32 < place.std().item() < 0.45
+
+
+def test_strength_scales_the_alteration_and_zero_turns_it_off():
+    base = replace(PAPER_2020, elastic_p=0.7, mask_move_p=0.9)
+    off, full, beyond = (with_altered_truth(base, strength) for strength in (0, 1.0, 9))
+    names = ("mask_morphology_p", "mask_soft_p", "mask_move_p")
+    assert [getattr(off, name) for name in names] == [0, 0, 0]
+    assert [getattr(full, name) for name in names] == [0.4, 0.5, 0.5]
+    assert [getattr(beyond, name) for name in names] == [1, 1, 1]
+    assert [getattr(with_altered_truth(base, 0.5), name) for name in names] == [0.2, 0.25, 0.25]
+    for config in (off, full, beyond):
+        assert all(getattr(config, f.name) == getattr(base, f.name) for f in fields(base) if "mask" not in f.name)
+    assert with_altered_truth(AugmentConfig()) == ALTERED_TRUTH
+    for strength in (-0.1, float("nan"), float("inf"), "much", True):
+        with pytest.raises(SettingError, match="strength="):
+            with_altered_truth(base, strength)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(), ALTERED_TRUTH, AugmentConfig(mask_operations=["close"])])
+def test_a_config_goes_through_json(config):
+    again = AugmentConfig(**json.loads(json.dumps(asdict(config))))
+    assert again == config and isinstance(again.mask_operations, tuple) and hash(again) == hash(config)
+    assert AugmentConfig(mask_operations="open").mask_operations == ("open",)
+
+
 def test_altered_ground_truth_leaves_the_image_alone():
     image, mask = blobs(64, 47, 53)
     for config in (replace(NO_AUGMENT, mask_morphology_p=0.5), replace(NO_AUGMENT, mask_move_p=0.5)):
@@ -230,7 +402,7 @@ def test_each_intensity_change_does_what_its_name_says(name, amount):
         assert change.square().mean().item() == pytest.approx(0.1**2 / 3, rel=0.1)  # sd uniform from 0 to 0.1
 
 
-@pytest.mark.parametrize("config", [AugmentConfig(mask_morphology_p=0.5, mask_move_p=0.5), PAPER_2020])
+@pytest.mark.parametrize("config", [AugmentConfig(mask_morphology_p=0.5, mask_move_p=0.5), PAPER_2020, ALTERED_TRUTH])
 def test_the_same_generator_gives_the_same_batch_and_nothing_else_does(config):
     image, mask = blobs(8, 47, 53)
     before = torch.get_rng_state()
@@ -250,6 +422,9 @@ def test_the_papers_settings():
 @pytest.mark.parametrize(("change", "words"), [
     ({"elastic_p": 1.2}, "elastic_p=1.2.*0 to 1"), ({"rotate_deg": -3}, "rotate_deg=-3.*0 or more"),
     ({"scale": 1.0}, "scale=1.0.*below 1"), ({"noise": float("nan")}, "noise=nan"), ({"blur": "much"}, "blur='much'"),
+    ({"mask_operations": ["dilate", "errode"]}, "did you mean 'erode'"), ({"mask_soft_p": 2}, "mask_soft_p=2.*0 to 1"),
+    ({"mask_operations": []}, "one or more of dilate, erode, open, close"), ({"mask_operations": [3]}, "use one of"),
+    ({"mask_operations": ("open", "open")}, "each once"), ({"mask_operations": None}, "mask_operations=None"),
 ])
 def test_wrong_settings_are_named(change, words):
     with pytest.raises(SettingError, match=words):

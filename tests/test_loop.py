@@ -416,7 +416,7 @@ def test_every_epoch_has_random_numbers_of_its_own():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"conditioning": "contrasts"}, "conditioning='contrasts'.*did you mean 'contrast'"),
+    ({"conditioning": "contrasts"}, "conditioning 'contrasts'.*did you mean 'contrast'"),
     ({"schedule": "cosin"}, "schedule='cosin'.*did you mean 'cosine'"), ({"loss": "dise"}, "loss='dise'.*did you mean"),
     ({"precision": "fp16"}, "precision='fp16'.*bf16"), ({"epochs": 0}, "epochs=0.*1 or more"), ({"lr": -1}, "lr=-1"),
     ({"batch_size": "32"}, "batch_size='32'"), ({"depth": 9}, "depth=9"), ({"dropout": 2}, "dropout=2"),

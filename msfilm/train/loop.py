@@ -1,25 +1,24 @@
-"""Training: the settings of a run, and the loop itself, flat and whole."""
+"""Training: the loop itself, flat and whole."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from msfilm.data.slices import SliceSet
 from msfilm.data.split import check_split, split_patients
-from msfilm.errors import RunError, SettingError, suggest
+from msfilm.errors import RunError
 from msfilm.files import made_by
-from msfilm.model.film import CONDITIONINGS, make_encoder
-from msfilm.model.unet import UNet, UNetConfig
+from msfilm.model.encode import make_encoder
+from msfilm.model.unet import UNet
 from msfilm.model.weights import Network, load_network, save_network
-from msfilm.train.augment import AugmentConfig, augment
+from msfilm.train.augment import augment
+from msfilm.train.config import PRECISIONS, SCHEDULES, TrainConfig, learning_rate
 from msfilm.train.loss import LOSSES
 from msfilm.train.state import (
     epoch_rng,
@@ -30,88 +29,9 @@ from msfilm.train.state import (
     save_state,
     write_history,
 )
-from msfilm.train.tensors import SideTensors, gather, slices_hash, trained_on, usable_rows, volume_dice
+from msfilm.train.tensors import SideTensors, augmented_once, gather, slices_hash, trained_on, usable_rows, volume_dice
 
 __all__ = ["PRECISIONS", "SCHEDULES", "RunResult", "TrainConfig", "fit", "learning_rate", "load_run"]
-
-SCHEDULES = ("constant", "cosine", "plateau")
-PRECISIONS = ("auto", "fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a run; vary one with dataclasses.replace.
-
-    Raises:
-        SettingError: TRAIN-SETTING (and UNET-SETTING, AUGMENT-SETTING), naming the values that are allowed.
-    """
-
-    conditioning: str = "none"              # what z is made of: none (plain U-Net), contrast, centre, rater
-    contrasts: tuple[str, ...] = ()         # train on these only; (): all
-    mask: str = "rater-1"                   # what is learnt
-    depth: int = 3
-    filters: int = 16
-    dropout: float = 0.0                    # of whole channels; .1 made small networks worse, the paper's time used .3
-    film: tuple[str, ...] | None = None     # places where FiLM is on; None: all 2 * depth + 2
-    film_width: int = 64
-    film_weight_decay: float = 0.0          # L2 on the FiLM generator alone; its zero is the identity
-    epochs: int = 60
-    batch_size: int = 16
-    lr: float = 1e-3
-    schedule: str = "cosine"                # constant; cosine to 0; plateau (halved when validation stands still)
-    patience: int = 15                      # epochs without a better validation Dice before stopping; 0: never stop
-    loss: str = "dice"
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    precision: str = "auto"                 # bf16 where the processor has it; fp32 on a CPU is reproducible bit for bit
-    device: str = "auto"
-    seed: int = 0                           # weights, order, augmentation, dropout
-    split_seed: int = 0                     # which patients are trained on, chosen by, tested on
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
-
-    def __post_init__(self):
-        if isinstance(self.contrasts, str):
-            object.__setattr__(self, "contrasts", (self.contrasts,))
-        for name in ("contrasts", "film", "fractions"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, allowed in (("conditioning", CONDITIONINGS), ("schedule", SCHEDULES), ("loss", tuple(LOSSES)),
-                              ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise SettingError("TRAIN-SETTING", f"{name}={getattr(self, name)!r}",
-                                   mend=suggest(getattr(self, name), allowed))
-        for name, low in (("epochs", 1), ("batch_size", 2), ("patience", 0), ("seed", 0), ("split_seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise SettingError("TRAIN-SETTING", f"{name}={value!r}", mend=f"use a whole number, {low} or more")
-        for name, low in (("lr", 1e-8), ("film_weight_decay", 0.0)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= 1:
-                raise SettingError("TRAIN-SETTING", f"{name}={value!r}", mend=f"use a number from {low:g} to 1")
-        if not isinstance(self.augment, AugmentConfig):
-            raise SettingError("TRAIN-SETTING", f"augment={self.augment!r}", mend="use an AugmentConfig")
-        self.unet(n_codes=2)   # checks depth, filters, dropout, film and film_width
-
-    def unet(self, n_codes: int) -> UNetConfig:
-        """The network's own settings."""
-        return UNetConfig(depth=self.depth, filters=self.filters, dropout=self.dropout, n_codes=n_codes,
-                          film=self.film, film_width=self.film_width)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> TrainConfig:
-        """From JSON or a notebook's parameters; a misspelt name is refused with the right one."""
-        content = dict(content)
-        if isinstance(content.get("augment"), dict):
-            content["augment"] = _checked(AugmentConfig, content["augment"])
-        return _checked(cls, content)
-
-
-def _checked(cls: type, content: dict[str, Any]) -> Any:
-    known = [f.name for f in fields(cls)]
-    for name in content:
-        if name not in known:
-            raise SettingError("TRAIN-SETTING", f"there is no setting '{name}'", mend=suggest(name, known))
-    return cls(**content)
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -154,7 +74,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     split = split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)
     check_split(slices, split)
     side = slices.table["patient"].map(split).to_numpy()
-    encoder = make_encoder(config.conditioning, slices.table[usable & (side == "train")])
+    encoder = make_encoder(config.conditioning, slices.described()[usable & (side == "train")])
     train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")
     val = gather(slices, usable & (side == "val"), config.mask, encoder, device, "val")
 
@@ -163,6 +83,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     film = list(model.generator.parameters()) if model.generator else []
     optimizer = torch.optim.Adam([{"params": list(model.blocks.parameters())},
                                   {"params": film, "weight_decay": config.film_weight_decay}], lr=config.lr)
+    shares = (1.0, config.film_lr)
     loss_function = LOSSES[config.loss]
 
     settings = {"config": asdict(config), "precision": precision, "device": str(device), "torch": torch.__version__,
@@ -173,6 +94,9 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     history = load_state(run / "state.safetensors", model, optimizer)
 
     steps = max(1, len(train) // config.batch_size)   # the order changes each epoch, so every slice gets its turn
+    spacing = float(slices.meta.get("spacing_mm", 0.75))
+    if config.frozen_augmentation:
+        train = augmented_once(train, config, spacing)
     with tqdm(total=config.epochs, initial=len(history), disable=not progress, desc=run.name, unit="epoch") as bar:
         for epoch in range(len(history) + 1, config.epochs + 1):
             if _stands_still(history, config.patience):
@@ -185,15 +109,15 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                 for step in range(steps):
                     rows = order[step * config.batch_size : (step + 1) * config.batch_size]  # (N,)
                     images, targets, codes = train.batch(rows)                               # (N,1,H,W) twice, (N,M)
-                    images, targets = augment(images, targets, config.augment, generator,
-                                              spacing_mm=float(slices.meta.get("spacing_mm", 0.75)))
+                    if not config.frozen_augmentation:
+                        images, targets = augment(images, targets, config.augment, generator, spacing_mm=spacing)
                     with autocast:
                         logits = model(images, codes)                                        # (N,1,H,W)
                     loss = loss_function(logits, targets)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(config, history, epoch - 1 + step / steps)
+                    for group, share in zip(optimizer.param_groups, shares, strict=True):
+                        group["lr"] = share * learning_rate(config, history, epoch - 1 + step / steps)
                     optimizer.step()
                     losses[step] = loss.detach()     # stays on the device: looked at once an epoch
                 _refuse_nan(losses, order, train, epoch, config)
@@ -219,20 +143,6 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     write_history(run, history)   # a run killed between its checkpoint and its history gets the row here
     best = _best(history)
     return RunResult(run, int(best["epoch"]), best["val_dice"], len(history), sum(row["seconds"] for row in history))
-
-
-def learning_rate(config: TrainConfig, history: list[dict[str, float]], epochs_done: float) -> float:
-    """The rate at a moment of the run (epochs_done 2.5: half-way through the third epoch)."""
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * epochs_done / config.epochs))
-    if config.schedule == "plateau":
-        wait, best, since, drops = max(1, (config.patience or 15) // 3), -1.0, 0, 0
-        for row in history:   # halved whenever `wait` epochs brought nothing better
-            best, since = (row["val_dice"], 0) if row["val_dice"] > best else (best, since + 1)
-            if since == wait:
-                drops, since = drops + 1, 0
-        return config.lr * 0.5**drops
-    return config.lr
 
 
 def load_run(folder: str | Path) -> Network:

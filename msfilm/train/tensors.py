@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from msfilm.data.slices import UNDRAWN, SliceSet
 from msfilm.errors import RunError, SettingError, suggest
 from msfilm.files import sha256_array
+from msfilm.train.augment import augment
+from msfilm.train.state import epoch_rng
 
 if TYPE_CHECKING:
-    from msfilm.model.film import CategoryEncoder
+    from msfilm.model.encode import Encoder
+    from msfilm.train.config import TrainConfig
 
-__all__ = ["SideTensors", "gather", "slices_hash", "trained_on", "usable_rows", "volume_dice"]
+__all__ = ["SideTensors", "augmented_once", "gather", "slices_hash", "trained_on", "usable_rows", "volume_dice"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...]) -> np.n
     return keep & slices.table["contrast"].isin(contrasts).to_numpy() if contrasts else keep
 
 
-def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: CategoryEncoder | None, device: torch.device,
+def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | None, device: torch.device,
            side: str) -> SideTensors:
     """Copy the slices where ``rows`` (N,) is true to the device.
 
@@ -84,10 +87,25 @@ def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: CategoryEncod
                        f"{side} side of the split", mend="use more patients, or another split_seed")
     names = tuple(sorted(table["volume"].unique()))
     place = {name: i for i, name in enumerate(names)}
-    codes = None if encoder is None else encoder.encode(table[encoder.column]).to(device)
+    codes = None if encoder is None else encoder.encode(slices.described().iloc[index]).to(device)
     return SideTensors(torch.from_numpy(np.ascontiguousarray(slices.images[index])).to(device),
                        torch.from_numpy(targets).to(device), codes,
                        torch.tensor([place[name] for name in table["volume"]], device=device), names)
+
+
+def augmented_once(side: SideTensors, config: TrainConfig, spacing_mm: float) -> SideTensors:
+    """Every slice augmented once, with random numbers from the seed alone: what earlier code trained on, with FiLM on.
+
+    Images stay float16; targets are float32 where the alteration made them soft.
+    """
+    images, targets = [], []
+    with epoch_rng(config.seed, 0, side.images.device) as generator:   # epochs count from 1
+        for rows in torch.arange(len(side), device=side.images.device).split(1024):
+            image, target, _ = side.batch(rows)
+            image, target = augment(image, target, config.augment, generator, spacing_mm=spacing_mm)
+            images.append(image.half())
+            targets.append(target)
+    return replace(side, images=torch.cat(images), targets=torch.cat(targets))
 
 
 def slices_hash(slices: SliceSet, mask: str) -> str:
