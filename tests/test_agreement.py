@@ -10,7 +10,7 @@ import pytest
 
 from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import SettingError
-from msfilm.evaluate.agreement import calibrate, consensus, pairwise_dice, panel_agreement, rater_agreement
+from msfilm.evaluate.agreement import calibrate, consensus, pairwise_dice, panel_agreement, panel_masks, rater_agreement
 from msfilm.evaluate.metrics import dice
 from msfilm.evaluate.stats import bootstrap_ci
 
@@ -168,6 +168,9 @@ def test_a_panel_of_a_slice_set_is_its_volumes_with_two_raters():
     slices = SliceSet(blank.astype(np.float16), {"cord": blank}, table, table.set_index("volume"), scans)
     assert panel_agreement(slices).table["patient"].tolist() == ["x", "y"]
     pd.testing.assert_frame_equal(panel_agreement(slices).summary, found.summary)
+    read = {volume: (patient, list(masks), truth is not None) for volume, patient, masks, truth in panel_masks(slices)}
+    assert read == {"sub-001_T2w": ("x", ["rater-1", "rater-2"], True),
+                    "sub-002_T2w": ("y", ["rater-1", "rater-2", "rater-3"], False)}
     with pytest.raises(SettingError, match="AGREEMENT-FEW"):
         panel_agreement({"sub-001_T2star": scans["sub-001_T2star"]})
 

@@ -16,7 +16,7 @@ from msfilm.errors import InputError, RunError, SettingError
 from msfilm.evaluate import predict_slices, predict_volumes, segment
 from msfilm.evaluate.predict import weights_sha256
 from msfilm.files import sha256_file
-from msfilm.model.film import CategoryEncoder
+from msfilm.model.encode import CategoryEncoder
 from msfilm.model.unet import UNet, UNetConfig
 from msfilm.model.weights import Network, load_network, save_network
 

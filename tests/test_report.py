@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +14,11 @@ import pytest
 from evaluate_cohort import Brighter, cohort, known
 from PIL import Image
 
+import msfilm.evaluate
 from msfilm.data.slices import SliceSet
 from msfilm.errors import InputError, RunError, SettingError
 from msfilm.evaluate import ThresholdBaseline, evaluate
-from msfilm.evaluate.metrics import dice
+from msfilm.evaluate.metrics import LESION_RULES, dice, lesion_scores
 from msfilm.evaluate.report import Report
 from msfilm.evaluate.stats import bootstrap_ci
 
@@ -192,3 +197,145 @@ def test_an_older_report_survives_a_failure(tmp_path, monkeypatch):
         evaluate(run, cohort(6), seed=1)
     assert (run / "evaluate-test/metrics.json").read_bytes() == before
     assert {path.name for path in run.iterdir()} == {"split.csv", "config.json", "evaluate-test"}
+
+
+quick = functools.partial(evaluate, resamples=100)
+
+
+def with_masks(slices, volumes, **masks):
+    """The same set, whose scans in ``volumes`` have more masks; a name with the value None takes that mask away."""
+    scans = dict(slices.scans)
+    for volume in volumes:
+        indices = scans[volume].indices | {name.replace("_", "-"): mask for name, mask in masks.items()}
+        scans[volume] = dataclasses.replace(scans[volume], indices={k: v for k, v in indices.items() if v is not None})
+    return SliceSet(slices.images, slices.masks, slices.table, slices.volumes, scans, slices.meta)
+
+
+def test_surface_scores_only_where_asked(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(1.6))  # finds T2w lesions, misses T2star ones
+    slices = cohort(6, free=(5,), shift=1)
+    plain = quick(run, slices)
+    assert plain.row()["surface_dice"] is None and "surface Dice" not in plain.table()
+    report = quick(run, slices, surface=True)
+    found, missed = (report.row(contrast=contrast, reference="truth") for contrast in ("T2w", "T2star"))
+    assert (found["surface_dice"], found["hd95_mm"], found["hd95_median_mm"], found["hd95_volumes"]) == (1, 0, 0, 2)
+    assert (missed["surface_dice"], missed["hd95_volumes"]) == (0, 0)  # one of the masks is empty in both volumes
+    assert np.isnan(missed["hd95_mm"]) and np.isnan(missed["hd95_median_mm"])
+    both = report.row(reference="truth")
+    assert (both["surface_dice"], both["hd95_mm"], both["hd95_volumes"]) == (0.5, 0, 2)
+    assert np.isnan(both["hd95_median_mm"])  # half of the volumes are infinitely far
+    rater = report.row("rater-1", reference="truth")  # one voxel off
+    assert rater["surface_dice"] == 1 and rater["hd95_mm"] == pytest.approx(0.75)
+    again = Report.load(report.folder)
+    hd95 = again.scores.set_index(["volume", "method", "reference"])["hd95_mm"]
+    assert np.isinf(hd95["sub-004_T2star", "network", "truth"])
+    assert np.isnan(hd95["sub-005_T2w", "network", "truth"])
+    assert {"surface Dice", "HD95 mm"} <= set(again.table())
+    json.loads((report.folder / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+
+
+@pytest.mark.parametrize("rule", LESION_RULES)
+def test_the_lesion_rule_is_the_one_named(tmp_path, monkeypatch, rule):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    slices = cohort(6, free=(5,), shift=3)
+    report = quick(run, slices, lesion_rule=rule)
+    by_hand = []
+    for volume in report.scores["volume"].unique():
+        scan = slices.scans[volume]
+        by_hand.append(lesion_scores(scan.dense("rater-1"), scan.dense("truth"), rule=rule).f1)
+    assert report.row()["lesion_f1"] == pytest.approx(np.nanmean(by_hand))
+    assert report.metrics["lesion_rule"] == rule and f"rule '{rule}'" in report._repr_html_()
+    with pytest.raises(SettingError, match=r"SCORE-RULE.*did you mean 'ivadomed'"):
+        quick(run, slices, lesion_rule="ivadome")
+
+
+def test_lesions_by_size_are_those_of_all_volumes(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(1.6))
+    report = Report.load(quick(run, cohort(6, free=(5,), shift=1)).folder)
+    for name, reference in (("network", "truth"), ("all-cord", "rater-1"), ("rater-1", "truth")):
+        rows = report.scores[(report.scores["method"] == name) & (report.scores["reference"] == reference)]
+        table = report.lesions_by_size(name, reference)
+        assert table["high_mm3"].iloc[-1] == np.inf and table["low_mm3"].iloc[0] == 0
+        assert table["reference_lesions"].sum() == rows["lesions_reference"].sum()
+        assert table["prediction_lesions"].sum() == rows["lesions_prediction"].sum()
+    table = report.lesions_by_size("network", "truth", "T2w")  # a lesion is 4 * 4 * 2 voxels, 90 mm3
+    one_bin = table[(table["low_mm3"] <= 90) & (table["high_mm3"] > 90)].iloc[0]
+    assert (one_bin["reference_lesions"], one_bin["found"], one_bin["f1"]) == (2, 2, 1)
+    with pytest.raises(SettingError, match="REPORT-ROW"):
+        report.lesions_by_size("nobody")
+
+
+def test_the_rule_for_empty_masks_is_the_one_named(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    slices = cohort(6, free=(5,), shift=1)
+    plain = quick(run, slices)
+    for rule, column in (("one", "dice_one"), ("lesion-only", "dice_lesion_only")):
+        report = quick(run, slices, empty_rule=rule)
+        assert [row["dice"] for row in report.metrics["rows"]] == [row[column] for row in plain.metrics["rows"]]
+        assert [row["dice_exclude"] for row in report.metrics["rows"]] == [row["dice"] for row in plain.metrics["rows"]]
+        entry = next(e for e in report.metrics["differences"]
+                     if (e["b"], e["contrast"], e["reference"]) == ("all-cord", "all", "rater-1"))
+        assert entry["mean"] == pytest.approx(report.row()["dice"] - report.row("all-cord")["dice"])
+        assert f"rule '{rule}'" in report._repr_html_()
+        assert "Dice, both empty left out" in report.table() and "Dice, both empty left out" not in plain.table()
+    assert report.row()["volumes"] == 4 and quick(run, slices, empty_rule="one").row()["volumes"] == 6
+    with pytest.raises(SettingError, match=r"SCORE-RULE.*lesion-only"):
+        quick(run, slices, empty_rule="lesions")
+
+
+def test_other_raters_of_a_panel_only_where_asked(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    slices = cohort(6)
+    truth = slices.scans["sub-004_T2w"].indices["truth"]
+    slices = with_masks(slices, ["sub-004_T2w"], rater_2=truth[:16], rater_3=truth[:8])
+    plain = quick(run, slices)
+    assert set(plain.rows["reference"]) == {"rater-1", "truth"} == set(plain.metrics["references"])
+    assert "rater-2" not in set(plain.rows["name"])
+    report = quick(run, slices, references=["rater-2", "truth"])
+    assert set(report.rows["reference"]) == {"rater-2", "truth"}
+    assert report.row(reference="rater-2")["dice"] == pytest.approx(2 * 16 / (16 + 32))
+    assert report.row("rater-2", reference="truth")["volumes"] == 1
+    assert "rater-3" not in set(report.rows["name"])
+    with pytest.raises(SettingError, match=r"REFERENCE-UNKNOWN.*rater-9"):
+        quick(run, slices, references=["rater-9"])
+    alone = with_masks(slices, ["sub-005_T2w"], rater_2=truth, rater_1=None, truth=None)
+    noted = quick(run, alone)
+    assert any("1 volumes have none of the masks rater-1, truth" in note for note in noted.metrics["notes"])
+    assert "sub-005_T2w" not in set(noted.scores["volume"]) and "unmarked" not in set(noted.rows["reference"])
+
+
+def test_the_mask_that_was_learned_from_is_a_reference(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(), config={"mask": "rater-2"})
+    slices = cohort(6)
+    slices = with_masks(slices, slices.scans, rater_2=slices.scans["sub-004_T2w"].indices["truth"])
+    assert set(quick(run, slices).rows["reference"]) == {"rater-1", "rater-2", "truth"}
+
+
+def test_calibration_of_a_network_that_is_always_sure(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    slices = cohort(6, free=(5,), shift=1)
+    report = Report.load(quick(run, slices).folder)
+    right, off = report.row(reference="truth"), report.row()
+    assert right["ece"] == right["ece_cord"] == pytest.approx(0, abs=1e-6)
+    # Sure and wrong on two strips of 4 x 2 voxels in four volumes: those that it missed are as many as those that it
+    # marked beside, and stand in the lowest and in the highest bin.
+    cord = report.calibration(region="cord")
+    assert cord.voxels == 6 * 12 * 10 * 6
+    wrong = 4 * 2 * 4 * 2 / cord.voxels
+    assert off["ece_cord"] == cord.ece == pytest.approx(wrong, rel=1e-4) and cord.brier == pytest.approx(wrong)
+    crop = report.calibration()
+    assert (off["ece"], off["brier"]) == (crop.ece, crop.brier) and crop.voxels > cord.voxels
+    assert crop.voxels == sum(report.calibration(contrast).voxels for contrast in ("T2w", "T2star"))
+    assert report.row(contrast="T2w")["ece"] == report.calibration("T2w").ece
+    assert pd.isna(report.row("all-cord")["ece"]) and "ECE in the cord" in report.table()
+    with pytest.raises(SettingError, match="REPORT-ROW"):
+        report.calibration(region="brain")
+
+
+def test_every_name_of_the_package_is_there_whatever_was_imported():
+    folder = Path(msfilm.evaluate.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert not modules & set(msfilm.evaluate.__all__)  # a module hides a function of its name
+    for name in msfilm.evaluate.__all__:
+        home = import_module(f"msfilm.evaluate.{msfilm.evaluate._HOMES[name]}")
+        assert getattr(msfilm.evaluate, name) is getattr(home, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,7 +15,7 @@ from msfilm.evaluate.metrics import EMPTY_RULES, apply_empty_rule
 from msfilm.evaluate.stats import bootstrap_ci
 
 __all__ = ["COMPARISONS", "Agreement", "Calibration", "calibrate", "consensus", "pairwise_dice", "panel_agreement",
-           "rater_agreement"]
+           "panel_masks", "rater_agreement"]
 
 COMPARISONS = {
     "pairwise": "two raters",
@@ -226,6 +226,27 @@ def panel_agreement(
     Raises:
         SettingError: AGREEMENT-FEW where no volume has two raters.
     """
+    names: list[str] = []
+
+    def volumes():
+        for volume, *what in panel_masks(scans, patients):
+            names.append(volume)
+            yield what
+
+    return rater_agreement(volumes(), names=names, n=n, seed=seed)
+
+
+def panel_masks(
+    scans: SliceSet | Mapping[str, ScanMasks], patients: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str, dict[str, np.ndarray], np.ndarray | None]]:
+    """The volumes that two or more raters drew, one at a time: volume, patient, masks by rater, truth or None.
+
+    Args:
+        scans, patients: as for :func:`panel_agreement`.
+
+    Raises:
+        SettingError: AGREEMENT-FEW where no volume has two raters.
+    """
     if isinstance(scans, SliceSet):
         patients = scans.volumes["patient"].to_dict() if patients is None else patients
         scans = scans.scans
@@ -234,14 +255,10 @@ def panel_agreement(
     if not panel:
         raise SettingError("AGREEMENT-FEW", f"none of {len(scans)} volumes was drawn by two raters",
                            mend="agreement needs masks rater-1 and rater-2 of the same volume")
-
-    def read(volume: str):
-        scan = scans[volume]
-        return (patients[volume] if patients is not None else volume.split("_")[0],
-                {name: scan.dense(name) for name in raters[volume]},
-                scan.dense("truth") if "truth" in scan.indices else None)
-
-    return rater_agreement(map(read, panel), names=panel, n=n, seed=seed)
+    for volume in panel:
+        scan, patient = scans[volume], patients[volume] if patients is not None else volume.split("_")[0]
+        truth = scan.dense("truth") if "truth" in scan.indices else None
+        yield volume, patient, {name: scan.dense(name) for name in raters[volume]}, truth
 
 
 @dataclass(frozen=True)

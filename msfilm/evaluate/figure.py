@@ -1,12 +1,16 @@
-"""The figure of a report: Dice of every row with its interval."""
+"""The figures of a report: Dice of every row with its interval, and how well calibrated a network is."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-__all__ = ["OKABE_ITO", "scores_figure"]
+from msfilm.evaluate.reliability import Reliability
+
+__all__ = ["OKABE_ITO", "reliability_figure", "scores_figure"]
 
 # Okabe and Ito's colours, distinct for all common kinds of colour vision; https://jfly.uni-koeln.de/color/
 OKABE_ITO = {
@@ -65,6 +69,46 @@ def scores_figure(rows: pd.DataFrame | list[dict], *, title: str | None = None) 
         axes[0].set_ylim(max(y.values()) + 0.6, -0.6)
     else:
         axes[0].text(0.5, 0.5, "no volume could be scored", transform=axes[0].transAxes, ha="center", fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def reliability_figure(curves: Mapping[str, Reliability], *, title: str | None = None, least: int = 20) -> Figure:
+    """How often a voxel of a given probability is lesion: one line a network, and below how many voxels there are.
+
+    Args:
+        curves: name -> counts.
+        title: above the panels.
+        least: bins of fewer voxels are drawn hollow, since their frequency is mostly chance.
+    """
+    figure = Figure(figsize=(5.2, 5.8), layout="constrained", facecolor="white")
+    ax, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="perfect")
+    for i, (name, counts) in enumerate(curves.items()):
+        colour, marker = _LOOKS[i % len(_LOOKS)]
+        table = counts.table()
+        table = table[table["count"] > 0]
+        ax.plot(table["confidence"], table["frequency"], color=OKABE_ITO[colour], linewidth=1.6,
+                label=f"{name} (ECE {counts.ece:.3f})")
+        for enough, face in ((True, OKABE_ITO[colour]), (False, "white")):
+            some = table[(table["count"] >= least) == enough]
+            ax.plot(some["confidence"], some["frequency"], marker, color=OKABE_ITO[colour], markersize=6,
+                    markerfacecolor=face, linestyle="none")
+        edges = np.append(counts.table()["low"], 1.0)
+        below.stairs(np.maximum(counts.count, 0.5), edges, color=OKABE_ITO[colour], linewidth=1.6, baseline=0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_ylabel("share that is lesion", fontsize=9)
+    ax.legend(fontsize=9, frameon=False, loc="upper left")
+    below.set_yscale("log")
+    below.set_ylabel("voxels", fontsize=9)
+    below.set_xlabel("probability of lesion", fontsize=9)
+    for part in (ax, below):
+        part.grid(color="0.9", linewidth=0.8)
+        part.set_axisbelow(True)
+        part.spines[["top", "right"]].set_visible(False)
+        part.tick_params(labelsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
     return figure

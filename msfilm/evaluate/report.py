@@ -15,9 +15,18 @@ from msfilm.data.split import SIDES, check_split
 from msfilm.errors import InputError, RunError, SettingError, suggest
 from msfilm.evaluate.baselines import ThresholdBaseline
 from msfilm.evaluate.figure import scores_figure
-from msfilm.evaluate.metrics import EMPTY_RULES
+from msfilm.evaluate.metrics import EMPTY_RULES, LESION_RULES, pool_sizes
 from msfilm.evaluate.predict import weights_sha256
-from msfilm.evaluate.summary import compare, score_volumes, summarise
+from msfilm.evaluate.reliability import Reliability
+from msfilm.evaluate.summary import (
+    REGIONS,
+    Tally,
+    choose_references,
+    compare,
+    plain_rows,
+    score_volumes,
+    summarise,
+)
 from msfilm.files import atomic_folder, made_by, read_json, write_json
 from msfilm.model.weights import load_network
 from msfilm.train.tensors import slices_hash
@@ -68,9 +77,10 @@ class Report:
         return found.iloc[0]
 
     def table(self) -> pd.DataFrame:
-        """For reading: Dice with its interval, the other two rules for empty masks, specificity, lesions."""
+        """For reading: Dice with its interval, the other rules for empty masks, specificity, lesions; and surface
+        scores and calibration where there are any."""
         rows = self.rows
-        return pd.DataFrame({
+        table = pd.DataFrame({
             "method": rows["name"],
             "contrast": rows["contrast"],
             "against": rows["reference"],
@@ -86,15 +96,52 @@ class Report:
             "Dice, lesion volumes only": rows["dice_lesion_only"].astype(float).round(3),
             "lesion sensitivity": rows["lesion_sensitivity"].astype(float).round(2),
             "lesion precision": rows["lesion_precision"].astype(float).round(2),
+            "lesion F1": rows["lesion_f1"].astype(float).round(2),
             "marked mm\u00b3": rows["prediction_mm3"].astype(float).round(1),
         })
+        if self.metrics.get("empty_rule", "exclude") != "exclude":
+            table.insert(table.columns.get_loc("Dice, both empty = 1"), "Dice, both empty left out",
+                         rows["dice_exclude"].astype(float).round(3))
+        for heading, key, digits in (("surface Dice", "surface_dice", 3), ("HD95 mm", "hd95_mm", 1),
+                                     ("ECE", "ece", 4), ("ECE in the cord", "ece_cord", 3)):
+            if key in rows and rows[key].notna().any():
+                table[heading] = rows[key].astype(float).round(digits)
+        return table
+
+    def calibration(self, contrast: str = "all", reference: str = "rater-1", region: str = "crop") -> Reliability:
+        """The network's reliability, for ``reliability_figure``; region: a key of ``summary.REGIONS``.
+
+        Raises:
+            SettingError: REPORT-ROW when there is none.
+        """
+        parts = [entry for entry in self.metrics.get("calibration", []) if entry["reference"] == reference
+                 and entry["region"] == region and contrast in (entry["contrast"], "all")]
+        if not parts:
+            raise SettingError("REPORT-ROW", f"no calibration {contrast} {reference} {region}",
+                               mend="evaluate anew; regions are " + ", ".join(REGIONS))
+        return Reliability.total(map(Reliability.from_dict, parts))
+
+    def lesions_by_size(self, name: str = "network", reference: str = "rater-1", contrast: str = "all") -> pd.DataFrame:
+        """Lesions of all volumes together by size, as ``lesion_scores_by_size`` has them, under the report's rule.
+
+        Raises:
+            SettingError: REPORT-ROW when there is none.
+        """
+        entries = [entry for entry in self.metrics.get("lesions_by_size", []) if contrast in (entry["contrast"], "all")
+                   and (entry["name"], entry["reference"]) == (name, reference)]
+        if not entries:
+            raise SettingError("REPORT-ROW", f"no lesions by size of {name} {contrast} {reference}",
+                               mend="see the rows of the report for what was scored")
+        return pool_sizes([pd.DataFrame(entries).fillna({"high_mm3": np.inf})])
 
     def statements(self, contrast: str = "all") -> list[str]:
         """The paired comparisons of one contrast (or of all together), a sentence each."""
         return [entry["statement"] for entry in self.metrics["differences"] if entry["contrast"] == contrast]
 
     def _repr_html_(self) -> str:
-        rule = f"Split {self.split}. Empty masks, rule 'exclude': {EMPTY_RULES['exclude']}."
+        empty, lesion = self.metrics.get("empty_rule", "exclude"), self.metrics.get("lesion_rule", "any")
+        rule = (f"Split {self.split}. Empty masks, rule '{empty}': {EMPTY_RULES[empty]}. "
+                f"Lesions, rule '{lesion}': {LESION_RULES[lesion]}.")
         notes = "".join(f"<li>{_escape(note)}</li>" for note in [*self.statements(), *self.metrics["notes"]])
         table = self.table().to_html(index=False, na_rep="", border=0)
         return f"<div style='overflow-x:auto'>{table}</div><p>{_escape(rule)}</p><ul>{notes}</ul>"
@@ -117,11 +164,15 @@ def evaluate(
     precision: str = "fp32",
     resamples: int = 2000,
     seed: int = 0,
+    lesion_rule: str = "any",
+    empty_rule: str = "exclude",
+    surface: bool = False,
+    references: Sequence[str] | None = None,
 ) -> Report:
     """Score a run's network and the baselines by the rules in :mod:`msfilm.evaluate.metrics`.
 
-    Each volume is scored on the scan's own grid against every lesion mask that it has. A volume without any is listed
-    with the volume that the network marks (reference 'unmarked'). Where the truth is known, raters are scored too.
+    Each volume is scored on the scan's own grid against its lesion masks. A volume without any is listed with the
+    volume that the network marks (reference 'unmarked'). Where the truth is known, raters are scored too.
 
     Args:
         run: run folder with the network, config.json and split.csv.
@@ -134,12 +185,20 @@ def evaluate(
         threshold: a voxel is marked when its probability is at least this.
         device, precision: as in ``predict_slices``.
         resamples, seed: of the bootstrap over patients.
+        lesion_rule: when a lesion is found, a key of LESION_RULES.
+        empty_rule: what an empty mask scores in Dice, its interval and the differences, a key of EMPTY_RULES.
+        surface: surface Dice (within 1 mm) and HD95 too; needs MONAI, and takes about 5 ms for each pair of masks.
+        references: the masks to score against, for example those of a panel ('rater-2' ...); by default rater-1, the
+            truth, and the mask that the run learned from.
 
     Raises:
         SettingError: SPLIT-NAME, SPLIT-UNKNOWN (a patient without a side), SPLIT-EMPTY, CONTRAST-UNKNOWN,
-            SPLIT-LEAK ('all' on the very slices that the run was trained from).
+            SCORE-RULE, REFERENCE-UNKNOWN, SPLIT-LEAK ('all' on the very slices that the run was trained from).
         InputError: RUN-SPLIT (no usable split.csv), SPLIT-LEAK, WEIGHTS-*. RunError: REPORT-WRITE.
     """
+    for name, rule, rules in (("lesion", lesion_rule, LESION_RULES), ("empty", empty_rule, EMPTY_RULES)):
+        if rule not in rules:
+            raise SettingError("SCORE-RULE", f"{name}_rule={rule!r}", mend=suggest(rule, rules))
     run = Path(run)
     network = load_network(run)
     slices = slices if isinstance(slices, SliceSet) else SliceSet.load(slices)
@@ -163,20 +222,32 @@ def evaluate(
     if patients < _FEW_PATIENTS:
         notes.append(f"{patients} patients: a percentile interval of so few is too narrow (one of 8 patients holds the "
                      "true mean in about 89 % of cases, not in 95 %)")
-    scores = score_volumes(network, chosen, thresholds, threshold=threshold, device=device, precision=precision)
-    rows = summarise(scores, resamples=resamples, seed=seed)
+    against, tally = choose_references(chosen, references, mask, notes), Tally()
+    scores = score_volumes(network, chosen, thresholds, threshold=threshold, lesion_rule=lesion_rule, surface=surface,
+                           references=against, tally=tally, device=device, precision=precision)
+    rows = summarise(scores, resamples=resamples, seed=seed, empty_rule=empty_rule, tally=tally)
     metrics = {
         "split": split,
         "run": run.resolve().name,
-        "network": {"conditioning": network.encoder.column if network.encoder else "none",
+        "network": {"conditioning": network.conditioning,
                     "weights_sha256": weights_sha256(network), "trained_on_mask": mask},
         "unit": "volume, on the scan's own grid, against the untouched mask",
-        "empty_rule": "exclude",
+        "empty_rule": empty_rule,
         "empty_rules": EMPTY_RULES,
+        "lesion_rule": lesion_rule,
+        "lesion_rules": LESION_RULES,
+        "references": list(against),
         "settings": {"threshold": threshold, "precision": precision, "resamples": resamples, "seed": seed},
         "thresholds": {contrast: baseline.as_dict() for contrast, baseline in thresholds.items()},
         "rows": rows,
-        "differences": compare(scores, resamples=resamples, seed=seed),
+        "differences": compare(scores, resamples=resamples, seed=seed, empty_rule=empty_rule),
+        "lesions_by_size": [
+            {"name": name, "reference": reference, "contrast": contrast, **entry}
+            for (name, reference, contrast), tables in tally.sizes.items() for entry in plain_rows(pool_sizes(tables))
+        ],
+        "calibration_regions": REGIONS,
+        "calibration": [{"reference": reference, "contrast": contrast, "region": region, **counts.as_dict()}
+                        for (reference, contrast, region), counts in tally.calibration.items()],
         "notes": notes,
         "made_by": made_by(),
     }

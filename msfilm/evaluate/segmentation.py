@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msfilm.data.crop import CropGrid, centres_from_points, read_centreline, uncrop
-from msfilm.errors import RunError, SettingError
+from msfilm.errors import RunError, SettingError, suggest
 from msfilm.evaluate.predict import predict_images, weights_sha256
 from msfilm.files import atomic_path, made_by, sha256_file, write_json
 from msfilm.model.weights import Network, load_network
@@ -71,6 +72,7 @@ def segment(
     probability: str | Path | None = None,
     centre: str | None = None,
     rater: str | None = None,
+    acquisition: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "fp32",
 ) -> Segmentation:
@@ -89,6 +91,8 @@ def segment(
         threshold: a voxel is marked when its probability is at least this.
         probability: NIfTI of the probabilities to write besides.
         centre, rater: for a network conditioned on them; unknown ones get the mean code, with a warning.
+        acquisition: for a network conditioned on them: repetition_time_s, echo_time_s, flip_angle_deg, field_T and
+            manufacturer; what is not given comes from the scan's own sidecar, and what that lacks is unknown.
         device, precision: as in :func:`predict_slices`.
 
     Raises:
@@ -129,7 +133,7 @@ def segment(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        z = network.code(table)
+        z = network.code(table.assign(**_acquisition(image, acquisition)))
     notes += [str(warning.message) for warning in caught] + _doubts(trained_on, contrast, volume, table["padded"])
     if lost := np.count_nonzero(inside.data.any(axis=(0, 1))) - len(table):
         notes.append(f"{lost} slices with hardly any cord were left out")
@@ -145,7 +149,7 @@ def segment(
         "Sources": [Path(image).name],
         "image_sha256": sha256_file(image),
         "network": {"name": name, "weights_sha256": weights_sha256(network),
-                    "conditioning": network.encoder.column if network.encoder else "none"},
+                    "conditioning": network.conditioning},
         "settings": {"contrast": contrast, "threshold": threshold,
                      "centred_on": "centreline" if cord is None else "cord",
                      "size": size, "spacing_mm": spacing, "precision": precision, "centre": centre, "rater": rater},
@@ -161,6 +165,22 @@ def segment(
     _write(targets, marked, chance, record, volume)
     crops = prepared.images.astype(np.float32)
     return Segmentation(volume, marked, chance, grid, crops, found >= threshold, record, targets.get("mask"))
+
+
+def _acquisition(image: str | Path, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Acquisition parameters: as given, else from the sidecar; a broken sidecar is a warning, not the end."""
+    from msfilm.data.sidecars import SIDECAR_COLUMNS, acquisition, merge_sidecars
+
+    for name in given or {}:
+        if name not in SIDECAR_COLUMNS:
+            raise SettingError("ACQUISITION-NAME", f"there is no acquisition parameter '{name}'",
+                               mend=suggest(name, SIDECAR_COLUMNS))
+    sidecar = _beside(Path(image))
+    fields, faults = merge_sidecars([sidecar] if sidecar.is_file() else [])
+    values, more = acquisition(fields, sidecar)
+    for fault in (*faults, *more):
+        warnings.warn(str(fault), stacklevel=2)
+    return values | dict(given or {})
 
 
 def _disc(volume: Volume, zs: np.ndarray, centres: np.ndarray) -> Volume:
