@@ -1,0 +1,9 @@
+"""The command ``msfilm``: each subcommand is thin over one function, which notebooks call too."""
+
+from __future__ import annotations
+
+from msfilm.cli import data, networks  # isort: skip  # in the order in which --help lists the commands
+from msfilm.cli import course  # isort: skip
+from msfilm.cli.app import app, main
+
+__all__ = ["app", "course", "data", "main", "networks"]

@@ -1,0 +1,203 @@
+"""Commands for networks: train, search, score, compare, segment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from msfilm.cli.app import Device, Quiet, app
+
+__all__ = ["evaluate", "segment", "sweep", "table1", "train"]
+
+
+@app.command()
+def train(
+    slices: Annotated[Path, typer.Argument(help="Folder of a SliceSet.")],
+    run: Annotated[Path, typer.Argument(help="Folder for the run.")],
+    config: Annotated[str | None, typer.Option(help="Named settings to start from: paper2020.")] = None,
+    conditioning: Annotated[
+        str | None, typer.Option(help="none (plain U-Net), contrast, acquisition, rater, centre, or contrast+rater ...")
+    ] = None,
+    contrast: Annotated[list[str] | None, typer.Option(help="Only this contrast (may be repeated).")] = None,
+    mask: Annotated[str | None, typer.Option(help="Which mask to learn from.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    depth: Annotated[int | None, typer.Option(help="Poolings of the U-Net.")] = None,
+    filters: Annotated[int | None, typer.Option(help="Channels of its first block.")] = None,
+    dropout: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices in a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, cosine, cyclic or plateau.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better score before it stops.")] = None,
+    loss: Annotated[str | None, typer.Option(help="dice (as in the paper), dice-bce, bce, focal ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the division of patients.")] = None,
+    altered_truth: Annotated[float | None, typer.Option(help="Alter the masks: 1 as recommended, 0 not.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, as film_form=sigmoid or augment.noise=0.05.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, as it was set.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network; what is not given keeps the default that TrainConfig states."""
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("slices", "run", "contrast", "config", "altered_truth", "setting", "resume", "quiet")
+        and value is not None
+    }
+    from dataclasses import asdict
+
+    from msfilm.data.slices import SliceSet
+    from msfilm.files import read_json
+    from msfilm.train.augment import AugmentConfig, with_altered_truth
+    from msfilm.train.config import TrainConfig, named_config, with_settings
+    from msfilm.train.loop import fit
+
+    # A run that goes on keeps its settings, so they need not be said again.
+    kept = read_json(run / "config.json")["config"] if resume and (run / "config.json").is_file() else {}
+    if config is not None:
+        kept = asdict(named_config(config)) | kept
+    if altered_truth is not None:
+        before = AugmentConfig(**kept["augment"]) if "augment" in kept else AugmentConfig()
+        given["augment"] = asdict(with_altered_truth(before, altered_truth))
+    wanted = TrainConfig.from_dict(kept | given | ({"contrasts": tuple(contrast)} if contrast else {}))
+    wanted = with_settings(wanted, setting or [])
+    result = fit(SliceSet.load(slices), wanted, run, resume=resume, progress=not quiet)
+    print(f"best validation Dice {result.best_val_dice:.3f} in epoch {result.best_epoch} of {result.epochs}: {run}")
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="A YAML file: question, expected, base, grid, seeds.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the runs and their table; a sweep there goes on.")],
+    slices: Annotated[Path | None, typer.Option(help="Folder of a SliceSet; by default the file's own.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, and 1 on a GPU.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train every combination in a grid of settings and choose by validation. Exit code 1 if a job failed."""
+    from msfilm.train.sweep import sweep as run_sweep
+
+    result = run_sweep(grid, out, slices=slices, workers=workers, progress=not quiet)
+    table = result.table.sort_values("val_dice", ascending=False, kind="stable")
+    columns = ["name", "val_dice", "best_epoch", "epochs", "seconds", "status"]
+    print(table[columns].round({"val_dice": 4, "seconds": 1}).to_string(index=False))
+    print(f"best by mean validation Dice, {result.val_dice:.4f}: {result.name}")
+    print(result.run)
+    failed = table[table["status"] == "failed"]
+    for name, error in zip(failed["name"], failed["error"], strict=True):
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if len(failed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    slices: Annotated[Path, typer.Argument(help="Folder of the SliceSet it was trained on, or of another.")],
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; by default inside RUN.")] = None,
+    lesion_rule: Annotated[str, typer.Option(help="When a lesion is found: any, iou, overlap10, ivadomed.")] = "any",
+    empty_rule: Annotated[str, typer.Option(help="What empty masks score: exclude, one, lesion-only.")] = "exclude",
+    surface: Annotated[bool, typer.Option("--surface", help="Surface Dice and HD95 too.")] = False,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="Mask to score against (may be repeated); rater-1 and truth by default.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a run on held-out patients: volume Dice with intervals, beside the all-cord mask and the best threshold."""
+    from msfilm.evaluate import evaluate as evaluate_run
+
+    columns = ["method", "contrast", "against", "Dice", "95 %", "volumes", "patients", "lesion F1"]
+    report = evaluate_run(
+        run,
+        slices,
+        split=split,
+        out=out,
+        device=device,
+        lesion_rule=lesion_rule,
+        empty_rule=empty_rule,
+        surface=surface,
+        references=reference or None,
+    )
+    columns += ["surface Dice", "HD95 mm"] if surface else []
+    table = report.table()
+    print(table[[column for column in columns if column in table]].to_string(index=False, na_rep=""))
+    for statement in report.statements():
+        print(statement)
+    print(report.folder)
+
+
+@app.command()
+def table1(
+    out: Annotated[Path, typer.Argument(help="Folder for everything; run the same command again to go on.")],
+    profile: Annotated[str, typer.Option(help="quick, course or paper.")] = "course",
+    patients: Annotated[int | None, typer.Option(help="Of the phantom cohort to train on.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each training; the search's follow.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each row.")] = None,
+    filters: Annotated[int | None, typer.Option(help="Channels of the U-Nets' first block.")] = None,
+    loss: Annotated[str | None, typer.Option(help="dice (as in the paper), dice-bce ...")] = None,
+    cohort_seed: Annotated[int | None, typer.Option(help="Another seed makes another cohort.")] = None,
+    slices: Annotated[Path | None, typer.Option(help="Your own SliceSet instead of a phantom cohort.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Your own test SliceSet, of other patients.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, one on a GPU.")] = None,
+    healthy: Annotated[bool, typer.Option(help="Count false lesion on healthy real scans.")] = True,
+    keep: Annotated[Path | None, typer.Option(help="Copy table1.json to this file too.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """The paper's table: U-Nets on each contrast and on both, a FiLMed one on both, searched and tested alike."""
+    import shlex
+
+    from msfilm.evaluate.table1 import table1 as make_table1
+    from msfilm.evaluate.table1_plan import table1_plan
+    from msfilm.files import write_json
+
+    plan = table1_plan(
+        profile, patients=patients, epochs=epochs, seeds=seeds, filters=filters, loss=loss, cohort_seed=cohort_seed,
+        device=device,
+    )
+    given = [word for word in sys.argv[1:] if word not in ("table1", str(out), "--quiet")]
+    found = make_table1(
+        out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet,
+        command=shlex.join(["msfilm", "table1", "OUT", *given]),
+    )
+    print(found.summary().to_string(index=False))
+    for statement in found.statements():
+        print(statement)
+    if keep is not None:
+        write_json(keep, found.content)
+    print(out)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="A NIfTI scan.")],
+    out: Annotated[Path, typer.Argument(help="The mask to write, .nii.gz; a .json of what made it goes beside it.")],
+    contrast: Annotated[str, typer.Option(help="What the scan is: T2w, T2star ...")],
+    cord: Annotated[Path | None, typer.Option(help="A mask of the cord, on the scan's grid.")] = None,
+    centreline: Annotated[Path | None, typer.Option(help="Or a CSV of points along it: x_mm,y_mm,z_mm (RAS).")] = None,
+    weights: Annotated[str, typer.Option(help="Folder of a run, or a network that ships.")] = "film-contrast-small",
+    threshold: Annotated[float, typer.Option(help="Probability from which a voxel is lesion.")] = 0.5,
+    device: Device = "auto",
+) -> None:
+    """Segment the lesions of one scan and write the mask in the scan's own space."""
+    from msfilm.evaluate import segment as segment_scan
+
+    found = segment_scan(
+        image,
+        out,
+        contrast=contrast,
+        cord=cord,
+        centreline=centreline,
+        network=weights,
+        threshold=threshold,
+        device=device,
+    )
+    for warning in found.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    print(f"{found.lesion_mm3:.1f} mm3 of lesion in {out}")
