@@ -361,7 +361,7 @@ def test_every_kind_of_run_runs(slices, tmp_path, change):
 def test_film_weight_decay_acts_on_the_generator_alone(slices, tmp_path):
     size = {}
     for decay in (0.0, 1.0):
-        run_fit(slices, replace(CONFIG, film_weight_decay=decay), tmp_path / str(decay))
+        run_fit(slices, replace(CONFIG, film_weight_decay=decay, film_lr=1.0), tmp_path / str(decay))
         tensors, _, _ = state.read_tensors(tmp_path / str(decay) / "state.safetensors")
         size[decay] = {part: sum(t.square().sum().item() for name, t in tensors.items() if f"model.{part}" in name)
                        for part in ("blocks.bottleneck.0", "generator.trunk")}

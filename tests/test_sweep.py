@@ -1,4 +1,4 @@
-"""Grids and sweeps: what a YAML file may say; a row a job, done runs kept, failures named; chosen by validation."""
+"""Grids and sweeps: what YAML may say; a row a job, done runs kept, failures named; chosen by validation only."""
 
 from __future__ import annotations
 

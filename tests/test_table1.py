@@ -55,13 +55,13 @@ def test_every_row_gets_the_same_search_budget_and_the_same_patients(name):
     budgets = [{candidate: (job.epochs, job.seed, job.split_seed, job.mask, job.fractions, job.augment)
                 for candidate, job in plan.search_jobs(row).items()} for row in ROWS]
     assert all(budget == budgets[0] for budget in budgets) and len(budgets[0]) == len(plan.candidates())
-    finals = [{seed: (job.epochs, job.split_seed) for seed, job in plan.final_jobs(row, next(iter(budgets[0]))).items()}
+    finals = [{seed: (job.epochs, job.split_seed) for seed, job in plan.final_jobs(row, {"depth": 2}).items()}
               for row in ROWS]
     assert all(final == finals[0] for final in finals) and len(finals[0]) == plan.seeds
 
 
 def test_plain_and_filmed_rows_differ_in_the_conditioning_and_in_nothing_else():
-    plain, filmed = (TINY.final_jobs(row, "schedule=cosine")[1] for row in ROWS[-2:])
+    plain, filmed = (TINY.final_jobs(row, {"schedule": "cosine"})[1] for row in ROWS[-2:])
     assert replace(plain, conditioning="contrast") == filmed
 
 
@@ -112,6 +112,19 @@ def test_a_table_goes_on_where_it_stopped_and_trains_nothing_twice(data, made, t
     assert json.loads(json.dumps(now["rows"])) == then["rows"] and now["search"] == then["search"]
     with pytest.raises(RunError, match=r"TABLE1-CONFIG.*seeds"):
         table1(made.folder, replace(TINY, seeds=3), slices=data[0], test=data[1], workers=1, progress=False)
+
+
+def test_settings_that_an_earlier_search_chose_are_carried_over(data, made, tmp_path):
+    plan = replace(TINY, seeds=1, chosen=made.content["chosen"])
+    found = table1(tmp_path / "t", plan, slices=data[0], test=data[1], workers=1, healthy=False, progress=False)
+    assert [row["name"] for row in found.content["search"]] == [f"{row.name} | seed 0" for row in ROWS]
+    assert found.content["chosen"] == made.content["chosen"]
+    earlier = pd.DataFrame(made.content["search"]).set_index("name")["val_dice"]
+    for row in found.content["search"]:
+        assert row["val_dice"] == earlier[row["name"]]    # the same training
+    with pytest.raises(SettingError, match=r"TABLE1-SETTING.*U-Net, T2w"):
+        table1(tmp_path / "u", replace(plan, chosen={"U-Net, both": {}}), slices=data[0], test=data[1], workers=1,
+               healthy=False, progress=False)
 
 
 def test_a_row_whose_search_never_works_is_named(data, tmp_path, monkeypatch):

@@ -212,3 +212,11 @@ def test_the_sigmoid_form_trains_every_parameter_in_both_places():
 def test_forms_and_places_that_do_not_exist_are_refused(wrong):
     with pytest.raises(SettingError, match="UNET-SETTING"):
         UNetConfig(**wrong)
+
+
+def test_the_prior_is_where_the_network_starts_from_and_changes_nothing_else():
+    plain, sparse = UNet(SMALL, seed=2).state_dict(), UNet(replace(SMALL, prior=0.01), seed=2).state_dict()
+    assert [name for name in plain if not torch.equal(plain[name], sparse[name])] == ["blocks.logits.bias"]
+    assert torch.sigmoid(sparse["blocks.logits.bias"]).item() == pytest.approx(0.01)
+    with pytest.raises(SettingError, match="prior=0"):
+        UNetConfig(prior=0.0)

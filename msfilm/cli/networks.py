@@ -142,6 +142,9 @@ def table1(
     filters: Annotated[int | None, typer.Option(help="Channels of the U-Nets' first block.")] = None,
     loss: Annotated[str | None, typer.Option(help="dice (as in the paper), dice-bce ...")] = None,
     cohort_seed: Annotated[int | None, typer.Option(help="Another seed makes another cohort.")] = None,
+    settings_from: Annotated[
+        Path | None, typer.Option(help="An earlier table1.json: keep what its search chose, and search nothing.")
+    ] = None,
     slices: Annotated[Path | None, typer.Option(help="Your own SliceSet instead of a phantom cohort.")] = None,
     test: Annotated[Path | None, typer.Option(help="Your own test SliceSet, of other patients.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, one on a GPU.")] = None,
@@ -155,11 +158,11 @@ def table1(
 
     from msfilm.evaluate.table1 import table1 as make_table1
     from msfilm.evaluate.table1_plan import table1_plan
-    from msfilm.files import write_json
+    from msfilm.files import read_json, write_json
 
     plan = table1_plan(
         profile, patients=patients, epochs=epochs, seeds=seeds, filters=filters, loss=loss, cohort_seed=cohort_seed,
-        device=device,
+        device=device, chosen=read_json(settings_from)["chosen"] if settings_from else None,
     )
     given = [word for word in sys.argv[1:] if word not in ("table1", str(out), "--quiet")]
     found = make_table1(

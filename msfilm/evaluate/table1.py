@@ -7,32 +7,25 @@ split's own test side), the same patients for every row, looked at only when eve
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from msfilm.data.slices import SliceSet
 from msfilm.data.split import split_patients
-from msfilm.errors import FetchError, MsfilmError, RunError, SettingError
+from msfilm.errors import MsfilmError, RunError, SettingError
 from msfilm.evaluate.agreement import panel_agreement
 from msfilm.evaluate.baselines import ThresholdBaseline, all_cord_baseline
 from msfilm.evaluate.figure_table1 import table1_figure
-from msfilm.evaluate.healthy import false_on_healthy
-from msfilm.evaluate.predict import predict_volumes
-from msfilm.evaluate.reliability import Reliability, reliability
+from msfilm.evaluate.score_runs import RunToScore, score_runs
 from msfilm.evaluate.summary import REFERENCES, score_pair
 from msfilm.evaluate.table1_plan import PAPER_DICE, PAPER_RATERS, Row, Table1Plan, table_rows
 from msfilm.evaluate.table1_rows import agreement_entry, differences, table
 from msfilm.files import atomic_path, made_by, read_json, write_json
-from msfilm.model.weights import load_network
 from msfilm.train.jobs import run_all
 
 __all__ = ["Table1", "table1"]
@@ -98,8 +91,11 @@ def table1(out: str | Path, plan: Table1Plan, *, slices: SliceSet | str | Path |
 
     search = {f"{row.name} | search | {name}": config
               for row in rows for name, config in plan.search_jobs(row).items()}
-    tried = run_all(search, folder, out, workers=workers, progress=progress)
-    chosen = {row.name: _best(row, plan, tried) for row in rows}
+    if search:
+        tried = run_all(search, folder, out, workers=workers, progress=progress)
+        chosen = {row.name: plan.candidates()[_best(row, plan, tried)] for row in rows}
+    else:
+        chosen = {row.name: _carried(row, plan) for row in rows}
     final = {f"{row.name} | seed {seed}": config
              for row in rows for seed, config in plan.final_jobs(row, chosen[row.name]).items()}
     tried = run_all(search | final, folder, out, workers=workers, progress=progress)
@@ -108,9 +104,10 @@ def table1(out: str | Path, plan: Table1Plan, *, slices: SliceSet | str | Path |
                        f"{failed.iloc[0]['error']}", where=out / "runs.csv",
                        mend="mend that and run the same command again: what is done is kept")
     run_of = tried.set_index("name")["run"]
-    jobs = [(row, seed, out / "runs" / run_of[f"{row.name} | seed {seed}"])
+    jobs = [RunToScore(row.name, seed, out / "runs" / run_of[f"{row.name} | seed {seed}"], row.contrasts)
             for row in rows for seed in range(plan.seeds)]
-    scores, calibration, false = _score_all(out, jobs, test_folder, workers, healthy, progress)
+    scores, calibration, false = score_runs(jobs, test_folder, out / "scores", workers=workers, healthy=healthy,
+                                            progress=progress)
     baselines, thresholds = _baselines(data, held_out, plan)
 
     scores = pd.concat([scores, baselines], ignore_index=True)
@@ -121,7 +118,7 @@ def table1(out: str | Path, plan: Table1Plan, *, slices: SliceSet | str | Path |
         "paper": {"dice": PAPER_DICE, "raters": PAPER_RATERS},
         "search": tried.drop(columns="seconds").replace({np.nan: None}).to_dict("records"),
         "search_seconds": round(float(tried.drop_duplicates("run")["seconds"].sum()), 1),
-        "chosen": {name: plan.candidates()[best] for name, best in chosen.items()},
+        "chosen": chosen,
         "thresholds": {name: baseline.as_dict() for name, baseline in thresholds.items()},
         "plan": plan.as_dict(),
         "data": {"trained_on": _described(data), "tested_on": _described(held_out),
@@ -201,66 +198,21 @@ def _best(row: Row, plan: Table1Plan, tried: pd.DataFrame) -> str:
     return names[done.loc[done["val_dice"].idxmax(), "name"]]
 
 
-def _settings(rows: Sequence[Row], plan: Table1Plan, chosen: dict[str, str],
+def _carried(row: Row, plan: Table1Plan) -> dict[str, Any]:
+    if row.name not in plan.chosen:
+        raise SettingError("TABLE1-SETTING", f"nothing is chosen for the row '{row.name}'",
+                           mend=f"there are settings for: {', '.join(plan.chosen)}")
+    return plan.chosen[row.name]
+
+
+def _settings(rows: Sequence[Row], plan: Table1Plan, chosen: dict[str, dict[str, Any]],
               tried: pd.DataFrame) -> dict[str, dict[str, Any]]:
     val = tried.set_index("name")["val_dice"]
-    return {row.name: {"trained_on": list(row.contrasts), "conditioning": row.conditioning, "chosen": chosen[row.name],
-                       "candidates": len(plan.candidates()), "paper": PAPER_DICE.get(row.name),
+    return {row.name: {"trained_on": list(row.contrasts), "conditioning": row.conditioning,
+                       "chosen": ", ".join(f"{key}={value}" for key, value in chosen[row.name].items()),
+                       "candidates": 0 if plan.chosen else len(plan.candidates()), "paper": PAPER_DICE.get(row.name),
                        "val_dice": [round(float(val[f"{row.name} | seed {seed}"]), 4) for seed in range(plan.seeds)]}
             for row in rows}
-
-
-def _score_all(out: Path, jobs: list[tuple[Row, int, Path]], test: Path, workers: int | None, healthy: bool,
-               progress: bool) -> tuple[pd.DataFrame, dict, dict]:
-    """Scores of every final network on the test patients; what is there already is read."""
-    on_gpu = torch.cuda.is_available()
-    workers = min(len(jobs), workers or (1 if on_gpu else os.cpu_count() or 1))
-    threads = torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
-    tasks = [joblib.delayed(_score_one)(run, test, row.contrasts, out / "scores" / run.name, healthy, threads)
-             for row, _, run in jobs]
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
-    tables, calibration, false = [], {}, {}
-    for (row, seed, _), (scores, counts, marked) in zip(
-            jobs, tqdm(results, total=len(jobs), disable=not progress, desc="test", unit="network"), strict=True):
-        tables.append(scores.assign(method=row.name, seed=seed))
-        for key, one in counts.items():
-            calibration.setdefault((row.name, key), []).append(one)
-        false.setdefault(row.name, []).append(marked)
-    return pd.concat(tables, ignore_index=True), calibration, false
-
-
-def _score_one(run: Path, test: Path, contrasts: Sequence[str], folder: Path, healthy: bool,
-               threads: int) -> tuple[pd.DataFrame, dict[str, Reliability], dict[str, float] | None]:
-    """One network: its scores on each volume, its calibration within the cord, its false mm3 on healthy real scans."""
-    torch.set_num_threads(threads)
-    path, beside = folder.with_suffix(".csv"), folder.with_suffix(".json")
-    if not beside.is_file():
-        network, slices = load_network(run), SliceSet.load(test, verify=False)
-        slices = slices.select(slices.table["contrast"].isin(contrasts).to_numpy())
-        rows, counts = [], {}
-        for name, probability in predict_volumes(network, slices):
-            scan, about = slices.scans[name], slices.volumes.loc[name]
-            marked, cord = np.flatnonzero(probability >= 0.5), scan.indices["cord"]
-            for reference in (one for one in REFERENCES if one in scan.indices):
-                rows.append({"volume": name, "patient": about["patient"], "contrast": about["contrast"],
-                             "reference": reference, **score_pair(scan, scan.indices[reference], marked)})
-                part = reliability(np.clip(probability.reshape(-1)[cord], 0, 1),
-                                   np.isin(cord, scan.indices[reference], assume_unique=True))
-                counts[reference] = counts[reference] + part if reference in counts else part
-        false = None
-        if healthy:
-            try:
-                false = false_on_healthy(network, contrasts)
-            except FetchError:
-                false = None   # neither mirror nor network: the table says so
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False)
-        write_json(beside, {"calibration": {name: one.as_dict() for name, one in counts.items()}, "healthy": false})
-    content = read_json(beside, code="TABLE1-SCORES")
-    scores = pd.read_csv(path, dtype={"volume": str, "patient": str})
-    return (scores, {name: Reliability.from_dict(one) for name, one in content["calibration"].items()},
-            content["healthy"])
 
 
 def _baselines(data: SliceSet, test: SliceSet, plan: Table1Plan) -> tuple[pd.DataFrame, dict[str, ThresholdBaseline]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from msfilm.errors import SettingError, suggest
@@ -53,6 +53,8 @@ class Table1Plan:
         search_epochs: epochs of each run of the search.
         seeds: trainings of each row with the settings that its own search chose.
         cohort_seed: of the phantom cohort.
+        chosen: row -> settings that an earlier search chose for it, for instance on fewer patients; then nothing is
+            searched here.
         expected: what is expected of FiLMed minus plain, written down before any training.
     """
 
@@ -63,6 +65,7 @@ class Table1Plan:
     search_epochs: int
     seeds: int = 3
     cohort_seed: int = 0
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
     expected: str = ("within +-.02: the contrast can be read off an image of these two, so being told it should add "
                      "nothing; the paper found a tie")
 
@@ -73,6 +76,8 @@ class Table1Plan:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise SettingError("TABLE1-SETTING", f"{name}={value!r}", mend=f"use a whole number, {low} or more")
         self.candidates()   # refuses a setting that does not exist
+        for point in self.chosen.values():
+            TrainConfig.from_dict(asdict(self.base) | point)
 
     def candidates(self) -> dict[str, dict[str, Any]]:
         """Name -> settings of each point of the grid, in order."""
@@ -82,13 +87,13 @@ class Table1Plan:
         return {", ".join(f"{key}={value}" for key, value in point.items()) or "as it is": point for point in points}
 
     def search_jobs(self, row: Row) -> dict[str, TrainConfig]:
-        """Candidate -> settings of its run in the search, with seed 0."""
-        return {name: replace(self._of(row), **point, epochs=self.search_epochs, seed=0)
+        """Candidate -> settings of its run in the search, with seed 0; none where all is chosen already."""
+        return {} if self.chosen else {name: replace(self._of(row), **point, epochs=self.search_epochs, seed=0)
                 for name, point in self.candidates().items()}
 
-    def final_jobs(self, row: Row, chosen: str) -> dict[int, TrainConfig]:
-        """Seed -> settings of the row's runs, once its search has chosen a candidate."""
-        return {seed: replace(self._of(row), **self.candidates()[chosen], seed=seed) for seed in range(self.seeds)}
+    def final_jobs(self, row: Row, chosen: dict[str, Any]) -> dict[int, TrainConfig]:
+        """Seed -> settings of the row's runs, once its search has chosen."""
+        return {seed: replace(self._of(row), **chosen, seed=seed) for seed in range(self.seeds)}
 
     def _of(self, row: Row) -> TrainConfig:
         return replace(self.base, contrasts=row.contrasts, conditioning=row.conditioning)
@@ -107,7 +112,7 @@ PLANS: dict[str, Table1Plan] = {
     "quick": Table1Plan(8, 6, replace(_BASE, filters=4, depth=2, epochs=2),
                         {"schedule": ("cosine", "cyclic")}, search_epochs=1, seeds=2),
     "course": Table1Plan(40, 200, _BASE, _GRID,
-                         search_epochs=10),
+                         search_epochs=6),
     "paper": Table1Plan(642, 200, replace(_BASE, filters=64, epochs=100),
                         {"schedule": ("cosine", "cyclic"), "batch_size": (32, 128), "depth": (2, 3)},
                         search_epochs=20),
@@ -116,8 +121,11 @@ PLANS: dict[str, Table1Plan] = {
 
 def table1_plan(profile: str = "course", *, patients: int | None = None, epochs: int | None = None,
                 seeds: int | None = None, filters: int | None = None, loss: str | None = None,
-                cohort_seed: int | None = None, device: str | None = None) -> Table1Plan:
+                cohort_seed: int | None = None, device: str | None = None,
+                chosen: dict[str, dict[str, Any]] | None = None) -> Table1Plan:
     """The plan of a profile, with some of its numbers changed; the search's epochs follow the epochs.
+
+    ``chosen``: what an earlier table's search chose (its table1.json, key ``chosen``), instead of a search.
 
     Raises:
         SettingError: PROFILE-UNKNOWN, TABLE1-SETTING, TRAIN-SETTING.
@@ -127,7 +135,7 @@ def table1_plan(profile: str = "course", *, patients: int | None = None, epochs:
     plan = PLANS[profile]
     base = {"epochs": epochs, "filters": filters, "loss": loss, "device": device}
     changed = {name: value for name, value in base.items() if value is not None}
-    whole = {"patients": patients, "seeds": seeds, "cohort_seed": cohort_seed}
+    whole = {"patients": patients, "seeds": seeds, "cohort_seed": cohort_seed, "chosen": chosen}
     if epochs is not None:
         whole["search_epochs"] = max(1, round(epochs * plan.search_epochs / plan.base.epochs))
     return replace(plan, base=replace(plan.base, **changed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class UNetConfig:
     film_form: str = "residual"            # residual (1 + dgamma) or sigmoid
     film_place: str = "after-relu"         # after or before a block's last ReLU
     modulation: str = "film"               # how z gets in: film, or concat
+    prior: float = 0.5                     # probability of lesion that the network starts from
 
     def __post_init__(self):
         for name, allowed in (("film_form", FILM_FORMS), ("film_place", FILM_PLACES), ("modulation", MODULATIONS)):
@@ -52,6 +54,8 @@ class UNetConfig:
                 raise SettingError("UNET-SETTING", f"{name}={value!r}", mend=f"use a whole number, {low} to {high}")
         if not 0 <= self.dropout < 1:
             raise SettingError("UNET-SETTING", f"dropout={self.dropout!r}", mend="use a number from 0 to below 1")
+        if isinstance(self.prior, bool) or not isinstance(self.prior, (int, float)) or not 0 < self.prior < 1:
+            raise SettingError("UNET-SETTING", f"prior={self.prior!r}", mend="use a probability between 0 and 1")
         if self.film is not None:
             object.__setattr__(self, "film", tuple(self.film))  # a list, as JSON has it, is welcome too
             for name in self.film:
@@ -119,6 +123,8 @@ class UNet(nn.Module):
             self.blocks[name] = ConvBlock(c + channels[name], channels[name], config.dropout)
             c = channels[name]
         self.blocks["logits"] = nn.Conv2d(c, 1, kernel_size=1)
+        if config.prior != 0.5:
+            nn.init.constant_(self.blocks["logits"].bias, math.log(config.prior / (1 - config.prior)))
         # What z needs comes last, so that its random numbers change none of the U-Net's above.
         self.film_on, self.generator = (), None
         if config.n_codes and config.modulation == "concat":

@@ -41,7 +41,10 @@ class TrainConfig:
     film_form: str = "residual"             # 1 + dgamma; or sigmoid: gamma and beta in 0 to 1, as in earlier code
     film_place: str = "after-relu"          # or before-relu: where in a block
     modulation: str = "film"                # or concat: z as constant input channels
-    film_lr: float = 1.0                    # the FiLM generator's share of the learning rate
+    prior: float = 0.01                     # probability of lesion that the network starts from; at .5, as usual, it
+                                            # first unlearns half of all pixels, which takes epochs or ends at nothing
+    film_lr: float = 0.1                    # the FiLM generator's share of the learning rate: with all of it, Dice
+                                            # alone ended at empty masks in some trainings
     film_weight_decay: float = 0.0          # L2 on the FiLM generator alone; its zero is the identity
     epochs: int = 60
     batch_size: int = 16
@@ -91,7 +94,7 @@ class TrainConfig:
         """The network's own settings."""
         return UNetConfig(depth=self.depth, filters=self.filters, dropout=self.dropout, n_codes=n_codes,
                           film=self.film, film_width=self.film_width, film_form=self.film_form,
-                          film_place=self.film_place, modulation=self.modulation)
+                          film_place=self.film_place, modulation=self.modulation, prior=self.prior)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> TrainConfig:
@@ -132,7 +135,8 @@ def learning_rate(config: TrainConfig, history: list[dict[str, float]], epochs_d
 CONFIGS: dict[str, TrainConfig] = {
     "paper2020": TrainConfig(
         conditioning="contrast", depth=2, filters=64, dropout=0.3, film_form="sigmoid", epochs=100, batch_size=32,
-        lr=1e-3, schedule="cyclic", cycle_epochs=6.0, patience=50, loss="dice", augment=PAPER_2020),
+        lr=1e-3, schedule="cyclic", cycle_epochs=6.0, patience=50, loss="dice", prior=0.5, film_lr=1.0,
+        augment=PAPER_2020),
 }
 
 
