@@ -18,6 +18,7 @@ from msfilm.files import made_by, sha256_array, sha256_file
 from msfilm.model.unet import UNet
 from msfilm.train import loop, runs, state
 from msfilm.train.augment import NO_AUGMENT, AugmentConfig
+from msfilm.train.config import named_config, with_settings
 from msfilm.train.loop import TrainConfig, fit, learning_rate, load_run
 from msfilm.train.runs import run_name
 from msfilm.train.state import epoch_rng, load_state, resolve_device, resolve_precision, save_state
@@ -468,3 +469,85 @@ def test_one_progress_bar_over_the_epochs_or_none(slices, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     fit(slices, replace(CONFIG, epochs=2), tmp_path / "loud")
     assert "2/2" in (shown := capsys.readouterr().err) and "val_dice" in shown
+
+
+def test_the_cyclic_schedule_is_torchs_triangle():
+    config = replace(CONFIG, schedule="cyclic", cycle_epochs=4.0, lr=1e-3)
+    steps = 10                                             # an epoch; up in 20 steps, down in 20
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-3)
+    theirs = torch.optim.lr_scheduler.CyclicLR(optimizer, base_lr=1e-4, max_lr=1e-3, step_size_up=2 * steps)
+    for step in range(90):
+        assert loop.learning_rate(config, [], step / steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_frozen_augmentation_shows_the_same_slices_in_every_epoch(slices, tmp_path, monkeypatch):
+    seen = {True: [], False: []}
+    for frozen in seen:
+        def spy(logits, targets, into=seen[frozen]):
+            into.append(targets.float().sum().item())
+            return loop.LOSSES["bce"](logits, targets)
+
+        monkeypatch.setitem(loop.LOSSES, "dice", spy)
+        config = replace(CONFIG, epochs=3, batch_size=48, frozen_augmentation=frozen, precision="fp32")   # one step
+        run_fit(slices, config, tmp_path / str(frozen))
+    assert len(set(seen[True])) == 1 and len(set(seen[False])) > 1
+
+
+def test_frozen_augmentation_resumes_to_the_same_bytes(slices, tmp_path):
+    config = replace(CONFIG, frozen_augmentation=True, epochs=2)
+    run_fit(slices, config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(row):
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_fit(slices, config, tmp_path / "parts", on_epoch=stop)
+    run_fit(slices, config, tmp_path / "parts", resume=True)
+    assert sha256_file(tmp_path / "whole" / "weights.safetensors") == sha256_file(
+        tmp_path / "parts" / "weights.safetensors")
+
+
+def test_the_generator_learns_at_its_share_of_the_rate(slices, tmp_path):
+    """One step of Adam moves every weight by the rate: the heads, which start at zero, by film_lr times it."""
+    for share in (1.0, 0.1):
+        config = replace(CONFIG, epochs=1, batch_size=48, film_lr=share, conditioning="contrast", schedule="constant")
+        folder = run_fit(slices, config, tmp_path / str(share)).folder
+        heads = load_run(folder).model.generator.heads
+        assert max(head.bias.abs().max().item() for head in heads) == pytest.approx(share * config.lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [
+    {"conditioning": "contrast+centre"}, {"conditioning": "contrast", "film_form": "sigmoid"},
+    {"conditioning": "contrast", "film_place": "before-relu"}, {"conditioning": "contrast", "modulation": "concat"},
+    {"loss": "dice-focal"}, {"schedule": "cyclic"},
+])
+def test_every_form_trains_and_its_network_travels(slices, tmp_path, change):
+    config = replace(CONFIG, epochs=1, **change)
+    folder = run_fit(slices, config, tmp_path / "run").folder
+    network = load_run(folder)
+    assert network.conditioning == config.conditioning
+    z = network.code(slices.described())
+    assert (z is None) == (config.conditioning == "none")
+    with torch.no_grad():
+        assert network.model(torch.zeros(len(slices), 1, 24, 24), z).shape == (len(slices), 1, 24, 24)
+
+
+def test_the_papers_settings_by_name_and_settings_in_words():
+    paper = named_config("paper2020")
+    assert (paper.depth, paper.dropout, paper.batch_size, paper.film_form, paper.schedule, paper.loss) == (
+        2, 0.3, 32, "sigmoid", "cyclic", "dice")
+    assert loop.learning_rate(paper, [], 0) == pytest.approx(1e-4) and loop.learning_rate(paper, [], 3) == 1e-3
+    with pytest.raises(SettingError, match=r"CONFIG-UNKNOWN.*paper2020"):
+        named_config("paper2021")
+    changed = with_settings(paper, ["lr=1e-4", "augment.noise=0.05", "film=[down1, up1]", "film_form=residual"])
+    assert (changed.lr, changed.augment.noise, changed.film, changed.film_form) == (
+        1e-4, 0.05, ("down1", "up1"), "residual")
+    for word, fact in (("lr", "no setting"), ("rl=1", "did you mean 'lr'"), ("augment.nose=1", "did you mean 'noise'")):
+        with pytest.raises(SettingError, match=fact):
+            with_settings(paper, [word])

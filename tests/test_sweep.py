@@ -388,3 +388,32 @@ def test_the_command_prints_the_table_by_validation_dice(slices, tmp_path, monke
     assert code == 1 and "batch_size=16,seed=0: [TRAIN-NAN] lost" in said.err and "0.5000: batch_size=32" in said.out
     code, said = called(write(tmp_path, "grid: {dept: [1]}", "b.yml"), tmp_path / "c")
     assert code == 2 and "[GRID-SETTING]" in said.err
+
+
+ARMS = """
+question: do arms work?
+base: {depth: 1, filters: 4, epochs: 2, augment: {noise: 0.0}}
+arms:
+  as it is: {}
+  softer: {loss: bce, augment: {mask_soft_p: 0.5, noise: 0.1}}
+seeds: [0, 1]
+"""
+
+
+def test_an_arm_changes_several_settings_at_once_on_top_of_the_base(tmp_path):
+    jobs = read_grid(write(tmp_path, ARMS)).jobs()
+    assert list(jobs) == ["arm=as it is,seed=0", "arm=as it is,seed=1", "arm=softer,seed=0", "arm=softer,seed=1"]
+    plain, soft = jobs["arm=as it is,seed=1"], jobs["arm=softer,seed=1"]
+    assert (plain.loss, plain.augment.mask_soft_p, plain.augment.noise) == ("dice", 0.0, 0.0)
+    assert soft == replace(plain, loss="bce", augment=replace(plain.augment, mask_soft_p=0.5, noise=0.1))
+    both = read_grid(write(tmp_path, ARMS + "grid: {batch_size: [4, 2]}\n"))
+    assert len(both.jobs()) == 8 and "arm=softer,batch_size=2,seed=0" in both.jobs()
+    assert read_grid(write_grid(both, tmp_path / "again.yml")).jobs() == both.jobs()
+
+
+@pytest.mark.parametrize(("text", "code"), [
+    ("arms: {a: {los: bce}}", "GRID-SETTING"), ("arms: {a: {loss: bce}}\ngrid: {loss: [dice]}", "GRID-TWICE"),
+    ("arms: {a: [1]}", "GRID-VALUE"), ("arms: []", "GRID-VALUE"), ("arms: {a: {seed: 1}}", "GRID-SETTING"),
+])
+def test_wrong_arms_are_refused(tmp_path, text, code):
+    fault(SettingError, code, lambda: read_grid(write(tmp_path, text)))

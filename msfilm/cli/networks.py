@@ -73,13 +73,23 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(help="A YAML file: question, expected, base, grid, seeds.")],
+    grid: Annotated[Path, typer.Argument(help="A YAML file: question, expected, base, arms, grid, seeds.")],
     out: Annotated[Path, typer.Argument(help="Folder for the runs and their table; a sweep there goes on.")],
     slices: Annotated[Path | None, typer.Option(help="Folder of a SliceSet; by default the file's own.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="A SliceSet of other patients: score every point on it, choose nothing.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="With --test: copy experiment.json to this file too.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, and 1 on a GPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train every combination in a grid of settings and choose by validation. Exit code 1 if a job failed."""
+    """Train every combination in a grid of settings and choose by validation. Exit code 1 if a job failed.
+
+    With --test it is an experiment: every point is scored on other patients and compared with the first one.
+    """
+    if test is not None:
+        _experiment(grid, out, slices, test, keep, workers, quiet)
+        return
     from msfilm.train.sweep import sweep as run_sweep
 
     result = run_sweep(grid, out, slices=slices, workers=workers, progress=not quiet)
@@ -93,6 +103,28 @@ def sweep(
         print(f"failed: {name}: {error}", file=sys.stderr)
     if len(failed):
         raise typer.Exit(1)
+
+
+def _experiment(
+    grid: Path, out: Path, slices: Path | None, test: Path, keep: Path | None, workers: int | None, quiet: bool
+) -> None:
+    from msfilm.errors import SettingError
+    from msfilm.evaluate.experiment import experiment
+    from msfilm.files import write_json
+    from msfilm.train.grid import read_grid
+
+    plan = read_grid(grid)
+    slices = plan.slices if slices is None else slices
+    if slices is None:
+        raise SettingError("SWEEP-SLICES", "no slices to train on", where=grid, mend="name their folder (--slices)")
+    command = f"msfilm sweep {grid.as_posix()} OUT --slices SLICES --test TEST"
+    found = experiment(plan, out, slices=slices, test=test, workers=workers, progress=not quiet, command=command)
+    print(found.summary().to_string(index=False))
+    for statement in found.statements():
+        print(statement)
+    if keep is not None:
+        write_json(keep, found.content)
+    print(out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Many trained networks scored on the same patients, side by side, each kept as a file: what comparisons are made of."""
+"""Many trained networks scored on the same patients, side by side, each kept as a file: the stuff of comparisons."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from msfilm.evaluate.reliability import Reliability
 from msfilm.evaluate.stats import bootstrap_ci, paired_difference
 from msfilm.evaluate.table1_plan import Row
 
-__all__ = ["agreement_entry", "differences", "table"]
+__all__ = ["agreement_entry", "difference", "differences", "table"]
 
 _RESAMPLES = 2000
 
@@ -70,14 +70,15 @@ def differences(scores: pd.DataFrame, rows: Sequence[Row]) -> list[dict[str, Any
         for rule in EMPTY_RULES:
             for contrast in (*sorted(part["contrast"].unique()), "all"):
                 if rule == "exclude" or contrast == "all":
-                    entries.append(_difference(part, filmed, plain, contrast, reference, rule))
-        entries += [_difference(part, other, row.name, row.contrasts[0], reference, "exclude")
+                    entries.append(difference(part, filmed, plain, contrast, reference, rule))
+        entries += [difference(part, other, row.name, row.contrasts[0], reference, "exclude")
                     for row in singles for other in (plain, filmed)]
     return entries
 
 
-def _difference(scores: pd.DataFrame, a: str, b: str, contrast: str, reference: str, rule: str) -> dict[str, Any]:
-    """a - b, paired by volume and seed."""
+def difference(scores: pd.DataFrame, a: str, b: str, contrast: str, reference: str, rule: str) -> dict[str, Any]:
+    """Method a minus method b, paired by volume and seed; on one contrast or 'all', under a rule for empty masks."""
+    scores = scores[scores["reference"] == reference]
     if contrast != "all":
         scores = scores[scores["contrast"] == contrast]
     first, second = (scores[scores["method"] == name].set_index(["volume", "seed"]) for name in (a, b))

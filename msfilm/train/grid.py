@@ -16,7 +16,7 @@ from msfilm.train.loop import TrainConfig
 __all__ = ["MAX_JOBS", "Grid", "read_grid", "write_grid"]
 
 MAX_JOBS = 10_000
-_KEYS = ("question", "expected", "slices", "base", "grid", "seeds")
+_KEYS = ("question", "expected", "slices", "base", "arms", "grid", "seeds")
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -29,6 +29,7 @@ class Grid:
     Attributes:
         grid: setting -> the values to try.
         base: setting -> its value in all jobs; what is not named keeps TrainConfig's default.
+        arms: name -> settings that change together, on top of ``base``; every combination is tried with every arm.
         seeds: each combination is trained with each of them.
         question: what is asked.
         expected: the answer expected, written down before the jobs are run.
@@ -40,8 +41,9 @@ class Grid:
             that TrainConfig refuses.
     """
 
-    grid: dict[str, list]
+    grid: dict[str, list] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     question: str = ""
     expected: str = ""
@@ -52,33 +54,39 @@ class Grid:
         for name in ("question", "expected"):
             if not isinstance(getattr(self, name), str):
                 self._refuse("GRID-VALUE", f"{name}: {getattr(self, name)!r} is no text", "put it in quotes")
-        for name in ("base", "grid"):
+        for name in ("base", "grid", "arms"):
             if not isinstance(getattr(self, name), dict):
                 self._refuse("GRID-VALUE", f"{name}: {getattr(self, name)!r}", "write a line 'name: value' a setting")
         lists = {name: self._list(name, values) for name, values in self.grid.items()}
         object.__setattr__(self, "seeds", tuple(self._list("seeds", self.seeds)))
         object.__setattr__(self, "grid", lists)
-        object.__setattr__(self, "base", self._flat_base())
-        if not lists:
+        object.__setattr__(self, "base", self._flat("base", self.base))
+        object.__setattr__(self, "arms", {str(arm): self._flat(f"arms, {arm}", settings or {})
+                                          for arm, settings in self.arms.items()})
+        if not lists and not self.arms:
             self._refuse("GRID-LIST", "grid: no setting varies", "give at least one, as 'depth: [2, 3]'")
-        for name in (*lists, *self.base):
+        for name in (*lists, *self.base, *(name for arm in self.arms.values() for name in arm)):
             self._known(name)
+        for name in {name for arm in self.arms.values() for name in arm} & lists.keys():
+            self._refuse("GRID-TWICE", f"'{name}' is in an arm and in grid", "leave it out of one of them")
         for name in lists.keys() & self.base.keys():
             self._refuse("GRID-TWICE", f"'{name}' is in base and in grid", "leave it out of one of them")
-        size = math.prod(len(values) for values in lists.values()) * len(self.seeds)
+        size = math.prod(len(values) for values in lists.values()) * len(self.seeds) * max(1, len(self.arms))
         if size > MAX_JOBS:
             self._refuse("GRID-SIZE", f"{size} jobs; at most {MAX_JOBS}", "try fewer values, or fewer settings at once")
         self.jobs()   # a value that is not allowed is refused here, before hours of training
 
     def jobs(self) -> dict[str, TrainConfig]:
-        """Name -> settings, for example 'batch_size=16,depth=2,seed=0'; names are sorted, the seed comes last."""
+        """Name -> settings, for example 'arm=off,depth=2,seed=0'; the arm comes first, the seed last."""
         names, jobs = sorted(self.grid), {}
-        for values in itertools.product(*(self.grid[name] for name in names)):
+        arms = self.arms or {"": {}}
+        for arm, *values in itertools.product(arms, *(self.grid[name] for name in names)):
             point = dict(zip(names, values, strict=True))
             for seed in self.seeds:
-                job = ",".join(f"{name}={_text(value)}" for name, value in [*point.items(), ("seed", seed)])
+                job = ",".join(f"{name}={_text(value)}" for name, value in
+                               [*([("arm", arm)] if arm else []), *point.items(), ("seed", seed)])
                 try:
-                    config = TrainConfig.from_dict(self._nested(self.base | point | {"seed": seed}))
+                    config = TrainConfig.from_dict(self._nested(self.base | arms[arm] | point | {"seed": seed}))
                 except SettingError as error:
                     where = f"{self.path or 'grid'}, {job}"
                     raise SettingError(error.code, error.what, where=where, mend=error.mend) from error
@@ -112,14 +120,16 @@ class Grid:
         self._refuse("GRID-VALUE", f"{name}: a {type(value).__name__} cannot be a value",
                      "use numbers, texts, or flat lists of them; put a text in quotes")
 
-    def _flat_base(self) -> dict[str, Any]:
+    def _flat(self, place: str, settings: Any) -> dict[str, Any]:
         """{'augment': {'rotate_deg': 5}} -> {'augment.rotate_deg': 5}"""
+        if not isinstance(settings, dict):
+            self._refuse("GRID-VALUE", f"{place}: {settings!r}", "write a line 'name: value' a setting")
         flat: dict[str, Any] = {}
-        for name, value in self.base.items():
+        for name, value in settings.items():
             nested = isinstance(value, dict) and name in _parts()
             for key, part in ({f"{name}.{k}": v for k, v in value.items()} if nested else {name: value}).items():
                 if key in flat:
-                    self._refuse("GRID-TWICE", f"'{key}' is in base twice", "leave one out")
+                    self._refuse("GRID-TWICE", f"'{key}' is in {place} twice", "leave one out")
                 flat[key] = self._value(key, part)
         return flat
 
@@ -148,7 +158,7 @@ class Grid:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read a grid from a YAML file with the keys question, expected, slices, base, grid and seeds; only grid is needed.
+    """Read a grid from a YAML file with the keys question, expected, slices, base, arms, grid and seeds; grid or arms.
 
     ``slices`` is looked for beside the file. 1e-3 is a number here, which YAML 1.1 takes for a text.
 
@@ -175,8 +185,8 @@ def write_grid(grid: Grid, path: str | Path) -> Path:
 
     from msfilm.files import atomic_path
 
-    content = {"question": grid.question, "expected": grid.expected, "base": grid.base, "grid": grid.grid,
-               "seeds": list(grid.seeds)}
+    content = {"question": grid.question, "expected": grid.expected, "base": grid.base, "arms": grid.arms,
+               "grid": grid.grid, "seeds": list(grid.seeds)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

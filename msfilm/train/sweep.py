@@ -105,7 +105,8 @@ def _same_grid(grid: Grid, out: Path) -> None:
             raise write_refused(kept, error) from error
         return
     old = read_grid(kept)
-    changed = [f"{part}.{name} ({_of(old, part, name)!r}, now {_of(grid, part, name)!r})" for part in ("base", "grid")
+    changed = [f"{part}.{name} ({_of(old, part, name)!r}, now {_of(grid, part, name)!r})"
+               for part in ("base", "arms", "grid")
                for name in sorted(getattr(old, part).keys() | getattr(grid, part).keys())
                if _of(old, part, name) != _of(grid, part, name)]
     changed += [f"{name} ({getattr(old, name)!r}, now {getattr(grid, name)!r})"
