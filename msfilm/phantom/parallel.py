@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,5 +38,7 @@ def in_order(function: Callable, jobs: Sequence[tuple], workers: int | None = No
     if workers == 1 or len(jobs) <= FEW:
         yield from (_alone(function, job) for job in jobs)
         return
+    # A worker whose memory has grown is replaced between two jobs, and joblib warns of it; nothing is lost by it.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
     yield from parallel(joblib.delayed(_alone)(function, job) for job in jobs)
