@@ -8,9 +8,11 @@ from msfilm.errors import InputError
 
 __all__ = ["shipped"]
 
+_IN_CHECKOUT = {"results": "benchmarks/results"}  # where a folder lies there, if not at the root under its own name
+
 
 def shipped(name: str) -> Path:
-    """The folder ``name`` ('data_manifests' or 'notebooks') of this msfilm.
+    """The folder ``name`` of this msfilm: 'data_manifests', 'notebooks', or 'results' (measured once, kept as JSON).
 
     A wheel carries it inside the package with an underscore before its name; a checkout has it beside the package.
 
@@ -18,7 +20,7 @@ def shipped(name: str) -> Path:
         InputError: ``INSTALL-INCOMPLETE`` where neither is there.
     """
     package = Path(__file__).resolve().parent
-    for folder in (package / f"_{name}", package.parent / name):
+    for folder in (package / f"_{name}", package.parent / _IN_CHECKOUT.get(name, name)):
         if folder.is_dir():
             return folder
     raise InputError(

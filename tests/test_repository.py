@@ -14,6 +14,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from msfilm.errors import InputError
+from msfilm.places import shipped
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -103,7 +106,7 @@ def test_binder_accepts_the_folder():
 
 
 def test_the_wheel_carries_everything(tmp_path):
-    """Installed from a wheel, outside the checkout, msfilm finds manifests, notebooks, style and tables."""
+    """Installed from a wheel, outside the checkout, msfilm finds manifests, notebooks, results, style and tables."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     quiet = {"capture_output": True, "text": True, "check": True, "timeout": 300}
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], **quiet)
@@ -111,14 +114,27 @@ def test_the_wheel_carries_everything(tmp_path):
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], **quiet)
     code = (
-        "import msfilm; from msfilm.places import shipped; from msfilm.data.fetch import read_manifests; "
-        "from msfilm.pages import _css; print(msfilm.__file__, shipped('notebooks'), *read_manifests()); assert _css()"
+        "import msfilm; from msfilm.places import shipped; from msfilm.data.fetch import read_manifests\n"
+        "from msfilm.pages import _css; assert _css()\n"
+        "print(msfilm.__file__, shipped('notebooks'), *read_manifests())\n"
+        "print(shipped('results').name, *sorted(path.name for path in shipped('results').iterdir()))"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, **quiet).stdout
     assert str(site) in said and "_notebooks" in said and "sct_tutorial_data" in said
+    kept = sorted(path.name for path in (ROOT / "benchmarks" / "results").iterdir())
+    assert " ".join(["_results", *kept]) in said and "phantom.json" in kept
     inside = {path.relative_to(ROOT).as_posix() for path in _files() if path.is_relative_to(ROOT / "msfilm")}
     assert inside <= {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+
+
+def test_a_checkout_finds_the_same_folders_and_a_source_archive_holds_them():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    for folder, inside in build["wheel"]["force-include"].items():
+        assert shipped(inside.removeprefix("msfilm/_")) == ROOT / folder
+        assert any(entry.split("/*")[0] == folder for entry in build["sdist"]["include"]), folder
+    with pytest.raises(InputError, match="INSTALL-INCOMPLETE"):
+        shipped("no-such-folder")
 
 
 def test_nothing_unfinished_or_unsafe_or_from_one_machine():

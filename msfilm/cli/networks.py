@@ -117,8 +117,7 @@ def _experiment(
     slices = plan.slices if slices is None else slices
     if slices is None:
         raise SettingError("SWEEP-SLICES", "no slices to train on", where=grid, mend="name their folder (--slices)")
-    command = f"msfilm sweep {grid.as_posix()} OUT --slices SLICES --test TEST"
-    found = experiment(plan, out, slices=slices, test=test, workers=workers, progress=not quiet, command=command)
+    found = experiment(plan, out, slices=slices, test=test, workers=workers, progress=not quiet)
     print(found.summary().to_string(index=False))
     for statement in found.statements():
         print(statement)
@@ -186,8 +185,6 @@ def table1(
     quiet: Quiet = False,
 ) -> None:
     """The paper's table: U-Nets on each contrast and on both, a FiLMed one on both, searched and tested alike."""
-    import shlex
-
     from msfilm.evaluate.table1 import table1 as make_table1
     from msfilm.evaluate.table1_plan import table1_plan
     from msfilm.files import read_json, write_json
@@ -196,10 +193,8 @@ def table1(
         profile, patients=patients, epochs=epochs, seeds=seeds, filters=filters, loss=loss, cohort_seed=cohort_seed,
         device=device, chosen=read_json(settings_from)["chosen"] if settings_from else None,
     )
-    given = [word for word in sys.argv[1:] if word not in ("table1", str(out), "--quiet")]
     found = make_table1(
-        out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet,
-        command=shlex.join(["msfilm", "table1", "OUT", *given]),
+        out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet
     )
     print(found.summary().to_string(index=False))
     for statement in found.statements():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from msfilm.evaluate.figure import OKABE_ITO
 
@@ -23,7 +24,8 @@ def table1_figure(content: dict[str, Any]) -> Figure:
     rows = [row for row in content["rows"] if row["contrast"] == "all" and row["dice"] is not None]
     references = [name for name in ("rater-1", "truth") if any(row["reference"] == name for row in rows)]
     names = list(dict.fromkeys(row["name"] for row in rows if row["name"] != "rater-1"))
-    figure = Figure(figsize=(4.2 + 3.1 * (len(references) + 1), 1.9 + 0.42 * len(names)), layout="constrained",
+    # No wider than a page shows without shrinking, so that 9 pt is read as 9 pt.
+    figure = Figure(figsize=(2.7 + 2.5 * (len(references) + 1), 2.0 + 0.44 * len(names)), layout="constrained",
                     facecolor="white")
     axes = figure.subplots(1, len(references) + 1, width_ratios=[1.0] * len(references) + [1.05], squeeze=False)[0]
     y = {name: i for i, name in enumerate(names)}
@@ -32,17 +34,19 @@ def table1_figure(content: dict[str, Any]) -> Figure:
     for ax in axes[1:-1]:
         ax.tick_params(labelleft=False)
     _difference_panel(axes[-1], content, references)
-    axes[0].legend(*_legend(), loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, frameon=False, ncols=2)
+    figure.legend(*_legend(), loc="outside lower center", fontsize=9, frameon=False, ncols=2, columnspacing=2.5)
     return figure
 
 
 def _legend() -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
-    looks = {"here: mean, 95 % over patients and seeds": {"marker": "o", "color": OKABE_ITO["blue"]},
-             "each seed": {"marker": "|", "color": OKABE_ITO["black"], "linestyle": ""},
-             "the paper": {"marker": "x", "color": OKABE_ITO["vermillion"], "linestyle": "", "markeredgewidth": 2},
-             "two raters here (band), in the paper (dashed)": {"color": OKABE_ITO["green"], "linestyle": "--"}}
+    looks = {"mean here, 95 % over patients and seeds": {"marker": "o", "color": OKABE_ITO["blue"]},
+             "mean of each seed": {"marker": "|", "color": OKABE_ITO["black"], "linestyle": "", "markersize": 9},
+             "in the paper": {"marker": "x", "color": OKABE_ITO["vermillion"], "linestyle": "", "markeredgewidth": 2},
+             "raters here, mean and 95 %": {"color": OKABE_ITO["green"]},
+             "two raters in the paper": {"color": OKABE_ITO["green"], "linestyle": "--"},
+             "FiLMed minus plain: 90 % (thick) and 95 %": {"color": OKABE_ITO["blue"], "linewidth": 3}}
     return [Line2D([], [], **look) for look in looks.values()], list(looks)
 
 
@@ -61,17 +65,17 @@ def _dice_panel(ax: Any, rows: list[dict[str, Any]], y: dict[str, int], referenc
         colour = OKABE_ITO["blue"] if row.get("trained_on") else "0.45"
         ax.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=2.4, solid_capstyle="butt")
         if row["seeds"] > 1:
-            ax.plot(row["dice_by_seed"], [at] * len(row["dice_by_seed"]), "|", color=OKABE_ITO["black"], markersize=9)
-        ax.plot(row["dice"], at, "o", color=colour, markersize=7, markeredgecolor="white")
-        ax.annotate(f"{row['dice']:.2f}", (row["dice"], at), xytext=(0, -13), textcoords="offset points", fontsize=8,
+            ax.plot(row["dice_by_seed"], [at] * len(row["dice_by_seed"]), "|", color=OKABE_ITO["black"], markersize=11)
+        ax.plot(row["dice"], at, "o", color=colour, markersize=6, markeredgecolor="white")
+        ax.annotate(f"{row['dice']:.2f}", (row["dice"], at), xytext=(0, -13), textcoords="offset points", fontsize=9,
                     ha="center", va="center", color=colour)
         if reference != "truth" and row.get("paper"):
             ax.plot(row["paper"], at, "x", color=OKABE_ITO["vermillion"], markersize=7, markeredgewidth=2)
-    ax.set(xlim=(0, 1), ylim=(len(y) - 0.4, -0.6), yticks=list(y.values()), yticklabels=list(y),
-           xlabel="Dice of a volume")
-    what = f"raters {agreement['dice']:.2f}" if agreement else ""
-    ax.set_title(f"against {_SPOKEN.get(reference, reference)}" + (f"\n({what})" if what else ""), fontsize=10,
-                 loc="left")
+    ax.set(xlim=(-0.03, 1.03), xticks=np.linspace(0, 1, 6), ylim=(len(y) - 0.35, -0.6),
+           yticks=list(y.values()), yticklabels=list(y), xlabel="Dice of a volume")
+    pair = "a rater" if reference == "truth" else "two raters"
+    ax.set_title(f"against {_SPOKEN.get(reference, reference)}"
+                 + (f"\n({pair} here: {agreement['dice']:.2f})" if agreement else ""), fontsize=10, loc="left")
     _tidy(ax)
 
 
@@ -88,13 +92,14 @@ def _difference_panel(ax: Any, content: dict[str, Any], references: list[str]) -
         ax.plot([entry["low90"], entry["high90"]], [at, at], color=colour, linewidth=3.6, solid_capstyle="butt")
         ax.plot(entry["mean"], at, "o", color=colour, markersize=7, markeredgecolor="white")
         ax.annotate(f"{entry['mean']:+.3f}", (entry["mean"], at), xytext=(0, -12), textcoords="offset points",
-                    fontsize=8, ha="center", va="center", color=colour)
+                    fontsize=9, ha="center", va="center", color=colour)
         labels.append(f"{entry['contrast']}, {'truth' if entry['reference'] == 'truth' else 'rater'}")
     reach = max([0.04, *(abs(entry[key]) for entry in found for key in ("low95", "high95"))]) * 1.15
-    ax.set(xlim=(-reach, reach), ylim=(max(len(found), 1) - 0.4, -0.6), yticks=np.arange(len(found)),
-           yticklabels=labels, xlabel="difference in Dice, volume by volume")
+    ax.set(xlim=(-reach, reach), ylim=(max(len(found), 1) - 0.35, -0.6), yticks=np.arange(len(found)),
+           yticklabels=labels, xlabel="difference in Dice, paired")
+    ax.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     ax.yaxis.tick_right()
-    ax.set_title("FiLMed minus plain U-Net\n(90 and 95 %; yellow: equal within .02)", fontsize=10, loc="left")
+    ax.set_title("FiLMed minus plain U-Net\n(yellow: within .02)", fontsize=10, loc="left")
     _tidy(ax)
 
 
@@ -103,4 +108,5 @@ def _tidy(ax: Any) -> None:
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(labelsize=9)
+    ax.xaxis.label.set_size(9)
     ax.tick_params(axis="y", length=0)
