@@ -84,7 +84,7 @@ def test_both_environment_files_are_equal_and_complete():
     environment = yaml.safe_load(text)
     assert environment["channels"] == ["conda-forge"]
     listed = {re.split(r"[ =<>]", line)[0]: line for line in environment["dependencies"] if isinstance(line, str)}
-    spelt = {"torch": "pytorch-cpu", "jupyter-server": "jupyter_server"}
+    spelt = {"torch": "pytorch-cpu", "jupyter-server": "jupyter_server", "SimpleITK": "simpleitk"}
     for requirement in [*RUNTIME, Requirement("nbval >= 0.11")]:
         line = listed[spelt.get(requirement.name, requirement.name)]
         assert str(requirement.specifier) in line.replace(" ", ""), f"{requirement} is {line!r} in environment.yml"
