@@ -193,9 +193,7 @@ def table1(
         profile, patients=patients, epochs=epochs, seeds=seeds, filters=filters, loss=loss, cohort_seed=cohort_seed,
         device=device, chosen=read_json(settings_from)["chosen"] if settings_from else None,
     )
-    found = make_table1(
-        out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet
-    )
+    found = make_table1(out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet)
     print(found.summary().to_string(index=False))
     for statement in found.statements():
         print(statement)
