@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,7 +110,6 @@ def _experiment(
 ) -> None:
     from msfilm.errors import SettingError
     from msfilm.evaluate.experiment import experiment
-    from msfilm.files import write_json
     from msfilm.train.grid import read_grid
 
     plan = read_grid(grid)
@@ -118,6 +117,13 @@ def _experiment(
     if slices is None:
         raise SettingError("SWEEP-SLICES", "no slices to train on", where=grid, mend="name their folder (--slices)")
     found = experiment(plan, out, slices=slices, test=test, workers=workers, progress=not quiet)
+    _tell(found, out, keep)
+
+
+def _tell(found: Any, out: Path, keep: Path | None) -> None:
+    """Print what a comparison found, and copy its content to a file."""
+    from msfilm.files import write_json
+
     print(found.summary().to_string(index=False))
     for statement in found.statements():
         print(statement)
@@ -187,19 +193,14 @@ def table1(
     """The paper's table: U-Nets on each contrast and on both, a FiLMed one on both, searched and tested alike."""
     from msfilm.evaluate.table1 import table1 as make_table1
     from msfilm.evaluate.table1_plan import table1_plan
-    from msfilm.files import read_json, write_json
+    from msfilm.files import read_json
 
     plan = table1_plan(
         profile, patients=patients, epochs=epochs, seeds=seeds, filters=filters, loss=loss, cohort_seed=cohort_seed,
         device=device, chosen=read_json(settings_from)["chosen"] if settings_from else None,
     )
     found = make_table1(out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet)
-    print(found.summary().to_string(index=False))
-    for statement in found.statements():
-        print(statement)
-    if keep is not None:
-        write_json(keep, found.content)
-    print(out)
+    _tell(found, out, keep)
 
 
 @app.command()
