@@ -12,6 +12,7 @@ from evaluate_cohort import cohort
 
 from msfilm.errors import SettingError
 from msfilm.evaluate.experiment import experiment
+from msfilm.evaluate.plan import is_plan, read_plan
 from msfilm.evaluate.stats import paired_difference
 from msfilm.train.augment import AugmentConfig, with_altered_truth
 from msfilm.train.grid import Grid, read_grid
@@ -70,5 +71,11 @@ def test_the_experiment_on_altered_truth_differs_in_what_is_recommended_and_in_n
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/experiments").glob("*.yml")), ids=lambda path: path.name)
 def test_every_experiment_says_what_is_asked_and_expected(path):
-    grid = read_grid(path)
-    assert len(grid.question) > 20 and len(grid.expected) > 20 and grid.jobs()
+    plan = read_plan(path) if is_plan(path) else read_grid(path)
+    assert len(plan.question) > 20 and len(plan.expected) > 20
+    if is_plan(path):
+        assert len(plan.seeds) >= 3 and plan.budget and plan.arms
+        assert all(one["patients"] == 200 and one["seed"] == 1000 for one in plan.tests.values())
+        assert not {one["seed"] for one in plan.cohorts.values()} & {one["seed"] for one in plan.tests.values()}
+    else:
+        assert plan.jobs()

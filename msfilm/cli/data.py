@@ -24,6 +24,9 @@ def phantom(
     ] = None,
     raters: Annotated[str, typer.Option(help="nested in centres, as in the paper, or crossed with them.")] = "nested",
     setting: Annotated[str, typer.Option(help="How much raters differ: narrow or wide.")] = "narrow",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other field of CohortPlan, as spread=0.5 or stations=1.")
+    ] = None,
     slices: Annotated[bool, typer.Option("--slices", help="Straight to a SliceSet, without NIfTI.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     device: Annotated[str, typer.Option(help="Where --slices computes: cpu, cuda ...")] = "cpu",
@@ -36,6 +39,7 @@ def phantom(
     count, own_seed = cohort_size(profile)
     chosen = tuple(ACQUISITIONS) if acquisition == ["all"] else tuple(acquisition or AXIAL)
     plan = CohortPlan(own_seed if seed is None else seed, chosen, raters, setting)
+    plan = plan.with_settings(dict(word.partition("=")[::2] for word in settings or []))
     count = count if patients is None else patients
     if slices:
         from msfilm.phantom.direct import make_slices

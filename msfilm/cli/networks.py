@@ -79,14 +79,25 @@ def sweep(
     test: Annotated[
         Path | None, typer.Option(help="A SliceSet of other patients: score every point on it, choose nothing.")
     ] = None,
-    keep: Annotated[Path | None, typer.Option(help="With --test: copy experiment.json to this file too.")] = None,
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Where a file's own phantom cohorts are kept, for several experiments.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="Of an experiment: copy experiment.json to this file too.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, and 1 on a GPU.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train every combination in a grid of settings and choose by validation. Exit code 1 if a job failed.
 
-    With --test it is an experiment: every point is scored on other patients and compared with the first one.
+    With --test it is an experiment: every point is scored on other patients and compared with the first one. So it is
+    where the file describes its phantom cohorts: then it needs neither --slices nor --test.
     """
+    from msfilm.evaluate.plan import is_plan
+
+    if is_plan(grid):
+        from msfilm.evaluate.experiment import run_plan
+
+        _tell(run_plan(grid, out, cohorts=cohorts, workers=workers, progress=not quiet), out, keep)
+        return
     if test is not None:
         _experiment(grid, out, slices, test, keep, workers, quiet)
         return

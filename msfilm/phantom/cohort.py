@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,9 @@ import torch
 
 from msfilm.phantom.anatomy import Patient
 from msfilm.phantom.facts import Protocol, centres, protocol
+from msfilm.phantom.lesions import draw_lesions
 from msfilm.phantom.physics import signals
-from msfilm.phantom.raters import NARROW, RaterConfig, draw_mask, rater_style_mm
+from msfilm.phantom.raters import draw_mask
 from msfilm.phantom.roster import CohortPlan, make_patient, patient_name, raters_of, scan_name, scans_of
 from msfilm.phantom.scan import CleanScan, ScanPlan, render
 from msfilm.phantom.scanner import Scanner, draw_scanner, scan_image
@@ -70,7 +71,7 @@ def make_scan(
     station: str = "upper",
     *,
     raters: Sequence[str] | None = None,
-    config: RaterConfig = NARROW,
+    plan: CohortPlan | None = None,
     crop_only: bool = False,
     noise: bool = True,
     device=None,
@@ -83,7 +84,8 @@ def make_scan(
         acquisition_name: a key of ``msfilm.phantom.facts.ACQUISITIONS``.
         station: upper, lower or chest (axial scans).
         raters: who draws ('rater-01' ..); default the centre's rater, or the panel of a panel patient.
-        config: how much raters differ.
+        plan: how much raters differ, whether there are decoys, whose protocol it is; by default as in ``CohortPlan``.
+            Its seed is not looked at.
         crop_only: render only what the crop round the cord reaches (a scan with motion is rendered whole all the same:
             its ghosts come from far away).
         noise: False leaves the noise out.
@@ -92,13 +94,18 @@ def make_scan(
     Raises:
         SettingError: ACQUISITION-UNKNOWN for one that the phantom does not have.
     """
+    options = replace(plan or CohortPlan(), seed=seed)
     centre, patient, lesions, _ = make_patient(index, seed)
-    site, how = centres().loc[centre], protocol(centre, acquisition_name)
     key = [*acquisition_name.encode(), *station.encode()]
+    site, how = centres().loc[centre], _protocol(centre, acquisition_name, options, [seed, index, 5, *key])
+    decoys = draw_lesions(np.random.default_rng([seed, index, 6]), patient) if options.decoys else []
     rng = np.random.default_rng([seed, index, 1, *key])
     tr = how.tr * np.exp(rng.normal(0, 0.03))  # repetition time follows the number of slices
-    plan = _plan(patient, site, how, station, rng)
-    signal = _vary(signals(how.times() | {"tr": tr}, [(x.kind, x.strength) for x in lesions]), rng)
+    place = _plan(patient, site, how, station, rng)
+    painted = [*decoys, *lesions]  # a lesion lies over a decoy
+    signal = _vary(signals(how.times() | {"tr": tr}, [(x.kind, x.strength) for x in painted]), rng)
+    dark = how.contrast == "dark"
+    _mirror(signal, range(0 if not dark else len(decoys), len(decoys) if not dark else len(painted)))
     artefact = _artefact(how, rng)
     snr = float(np.clip(how.snr * np.exp(rng.normal(0, 0.15)), 7, 50)) * (0.5 if artefact == "noise" else 1.0)
     flow = rng.uniform(0.10, 0.30) * (2.2 if artefact == "flow" else 1.0)
@@ -108,46 +115,47 @@ def make_scan(
         snr=snr,
         bias=site.bias * np.exp(rng.normal(0, 0.2)),
         kmax=how.kmax,
-        slices=plan.shape[0 if how.plane == "axial" else 2],
+        slices=place.shape[0 if how.plane == "axial" else 2],
         motion=artefact == "motion",
     )
     units = rng.uniform(150, 600)
     inflow = how.sequence in ("GRE", "GRE-MT")
     clean = render(
         patient,
-        lesions,
+        painted,
         signal,
-        plan,
+        place,
         crop_only=crop_only and artefact != "motion",
         te_ms=how.te * dropout if inflow else 0.0,
         flow=0.3 * flow if inflow else flow,
         device=device,
     )
+    clean = replace(clean, distances=clean.distances[len(decoys) :])
     rows, columns = clean.window
     picture = scan_image(
         clean.signal,
         scanner,
-        plan.columns()[columns] - plan.centre_mm[0],
-        ((np.arange(plan.shape[1]) - (plan.shape[1] - 1) / 2) * plan.voxel_mm[1])[rows],
+        place.columns()[columns] - place.centre_mm[0],
+        ((np.arange(place.shape[1]) - (place.shape[1] - 1) / 2) * place.voxel_mm[1])[rows],
         plane=how.plane,
         noise=np.random.default_rng([seed, index, 3, *key]) if noise else None,
-        pixel_mm=plan.voxel_mm[1],
+        pixel_mm=place.voxel_mm[1],
         which=columns if how.plane == "sagittal" else slice(None),
     )
-    image = np.zeros(plan.shape, np.int16)
+    image = np.zeros(place.shape, np.int16)
     image[:, rows, columns] = (picture * units).round_().clamp_(0, 32767).to(dtype=torch.int16).cpu().numpy()
     cnrs = clean.cnr(snr)
-    voxel_mm3 = float(np.prod(plan.voxel_mm))
-    names = tuple(raters) if raters is not None else raters_of(index, CohortPlan(seed))
-    masks = {}
-    for place, name in enumerate(names):
+    voxel_mm3 = float(np.prod(place.voxel_mm))
+    names = tuple(raters) if raters is not None else raters_of(index, options)
+    masks, config = {}, options.rater_config()
+    for number, name in enumerate(names):
         hand = np.random.default_rng([seed, index, 2, int(name.rsplit("-", 1)[-1]), *key])
-        drawn = np.zeros(plan.shape, bool)
+        drawn = np.zeros(place.shape, bool)
         drawn[:, clean.box[0], clean.box[1]] = draw_mask(
-            clean.distances, cnrs, clean.positions, voxel_mm3, rater_style_mm(name, seed, config), hand, config
+            clean.distances, cnrs, clean.positions, voxel_mm3, options.style_mm(name), hand, config
         )
-        masks[f"rater-{place + 1}"] = _canonical(drawn)
-    sidecar = _sidecar(site, how, tr, plan) | {
+        masks[f"rater-{number + 1}"] = _canonical(drawn)
+    sidecar = _sidecar(site, how, tr, place) | {
         "PhantomSNR": round(snr, 2),
         "PhantomArtefact": artefact,
         "PhantomSeed": seed,
@@ -173,8 +181,8 @@ def make_scan(
         masks,
         names,
         clean,
-        plan,
-        plan.affine(),
+        place,
+        place.affine(),
         scanner,
         artefact,
         float(units),
@@ -185,6 +193,22 @@ def make_scan(
 
 def _canonical(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 1, 0))  # (Z, H, W) -> (X, Y, Z)
+
+
+def _protocol(centre: str, name: str, options: CohortPlan, key: list[int]) -> Protocol:
+    """How the centre scans, how all centres do, or another protocol for every scan."""
+    how = protocol(centre if options.protocols != "one" else str(centres().index[0]), name)
+    if options.protocols != "wide":
+        return replace(how, centre=centre)
+    tr, te, flip = np.exp(np.random.default_rng(key).normal(0, [0.2, 0.35, 0.25]))
+    return replace(how, tr=how.tr * tr, tes=tuple(one * te for one in how.tes), flip_deg=how.flip_deg * flip)
+
+
+def _mirror(signal: dict[str, float], which: Iterable[int]) -> None:
+    """Turn the polarity of some lesions: as far below the tissue round them, as a ratio, as they were above it."""
+    for i in which:
+        for base in ("wm", "gm"):
+            signal[f"lesion-{i}-{base}"] = signal[base] ** 2 / signal[f"lesion-{i}-{base}"]
 
 
 def _artefact(how: Protocol, rng: np.random.Generator) -> str:

@@ -17,8 +17,8 @@ from msfilm.errors import InputError, SettingError
 from msfilm.files import atomic_path, read_json, write_json
 from msfilm.phantom.cohort import make_scan
 from msfilm.phantom.direct import file_order
+from msfilm.phantom.facts import EXPERIMENTAL
 from msfilm.phantom.parallel import in_order
-from msfilm.phantom.raters import rater_config
 from msfilm.phantom.roster import CohortPlan, make_patient, patient_name, raters_of, scan_name, scans_of
 
 __all__ = ["write_cohort"]
@@ -61,6 +61,9 @@ def write_cohort(
     plan = plan or CohortPlan()
     if seed is not None:
         plan = replace(plan, seed=seed)
+    if only := sorted(set(plan.acquisitions) & set(EXPERIMENTAL)):
+        raise SettingError("PHANTOM-SLICES-ONLY", f"{', '.join(only)}: BIDS has no name for such a contrast",
+                           mend="make slices straight away (msfilm phantom --slices)")  # fmt: skip
     _write_frame(out, patients, plan)
     todo = [i for i in range(patients) if not all((out / name).exists() for name in _patient_files(i, plan))]
     jobs = [(out, index, plan) for index in todo]
@@ -97,9 +100,8 @@ def _patient_files(index: int, plan: CohortPlan) -> list[Path]:
 
 def _write_patient(out: Path, index: int, plan: CohortPlan) -> None:
     name, raters = patient_name(index), raters_of(index, plan)
-    config = rater_config(plan.setting)
     for acquisition, station in scans_of(index, plan):
-        scan = make_scan(index, plan.seed, acquisition, station, raters=raters, config=config)
+        scan = make_scan(index, plan.seed, acquisition, station, raters=raters, plan=plan)
         order = file_order(scan)
         image = out / name / "anat" / f"{scan.name}.nii.gz"
         _save(image, scan.image, scan.affine, order, scan.sidecar)
@@ -147,6 +149,9 @@ def _settings(plan: CohortPlan) -> str:
         words.append(f"--raters {plan.raters}")
     if plan.setting != plain.setting:
         words.append(f"--setting {plan.setting}")
+    for name in ("spread", "styles_mm", "panel_every", "stations", "decoys", "protocols"):
+        if (value := getattr(plan, name)) != getattr(plain, name):
+            words.append(f"--set {name}={list(value) if isinstance(value, tuple) else value}")
     return " ".join(words)
 
 
@@ -186,7 +191,8 @@ def _write_frame(out: Path, patients: int, plan: CohortPlan) -> None:
         },
     )
     there = [int(folder.name[4:]) for folder in out.glob("sub-*") if folder.name[4:].isdigit()]
-    rows = pd.DataFrame([make_patient(i, plan.seed)[3] for i in range(max([patients, *there]))])  # none is forgotten
+    rows = pd.DataFrame([make_patient(i, plan.seed)[3] | {"panel": i % plan.panel_every == 0}
+                         for i in range(max([patients, *there]))])  # none is forgotten  # fmt: skip
     labels = {
         "Name": "msfilm phantom: masks",
         "BIDSVersion": "1.10.0",

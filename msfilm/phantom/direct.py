@@ -19,9 +19,7 @@ from msfilm.errors import SettingError
 from msfilm.phantom.cohort import Scan, make_scan
 from msfilm.phantom.facts import centres
 from msfilm.phantom.parallel import in_order
-from msfilm.phantom.raters import rater_config
 from msfilm.phantom.roster import (
-    PANEL_EVERY,
     PANEL_RATERS,
     CohortPlan,
     patient_name,
@@ -66,7 +64,7 @@ def _prepare(
         name,
         station,
         raters=raters_of(index, plan),
-        config=rater_config(plan.setting),
+        plan=plan,
         crop_only=True,
         device=device,
     )
@@ -168,6 +166,7 @@ def make_slices(
     }
     if out is None:
         return join_volumes(dict(parts), meta)
-    panel = any(index % PANEL_EVERY == 0 for index in range(first, first + patients))
-    raters = [f"rater-{k + 1}" for k in range(PANEL_RATERS if panel else 1)]
+    panel = any(index % plan.panel_every == 0 for index in range(first, first + patients))
+    most = min(PANEL_RATERS, len(plan.styles_mm) or PANEL_RATERS)
+    raters = [f"rater-{k + 1}" for k in range(most if panel else 1)]
     return stream_slices(parts, out, meta, ["cord", "truth", *raters])

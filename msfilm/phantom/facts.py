@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from msfilm.errors import SettingError, suggest
 
 __all__ = [
     "ACQUISITIONS",
+    "EXPERIMENTAL",
     "Protocol",
     "acquisition",
     "centres",
@@ -35,6 +36,14 @@ ACQUISITIONS = {
     "MToff_ax": ("MToff", "MTS", "acq-MToff_flip-1_mt-off"),
     "STIR_sag": ("STIR", "T2w", "acq-stir"),
     "PSIR_ax": ("PSIR", "T1w", "acq-psir"),
+}
+# For experiments, straight to slices only (``make_slices``): name -> (contrast, suffix, entities), whose signal, whose
+# geometry. 'bright' and 'dark' are one scan of which the lesions are mirrored in the second.
+EXPERIMENTAL = {
+    "bright_ax": (("bright", "T2w", "acq-bright"), "T2w_ax", "T2w_ax"),
+    "dark_ax": (("dark", "T2w", "acq-dark"), "T2w_ax", "T2w_ax"),
+    "T1w_ax": (("T1w", "T1w", "acq-ax"), "T1w_iso", "T2w_ax"),
+    "STIR_ax": (("STIR", "T2w", "acq-axstir"), "STIR_sag", "T2w_ax"),
 }
 
 
@@ -116,6 +125,8 @@ def acquisition(name: str) -> tuple[str, str, str]:
     Raises:
         SettingError: ACQUISITION-UNKNOWN.
     """
+    if name in EXPERIMENTAL:
+        return EXPERIMENTAL[name][0]
     if name not in ACQUISITIONS:
         raise SettingError(
             "ACQUISITION-UNKNOWN", f"the phantom has no acquisition {name!r}", mend=suggest(name, ACQUISITIONS)
@@ -134,6 +145,10 @@ def protocol(centre: str, name: str) -> Protocol:
     sites = centres()
     if centre not in sites.index:
         raise SettingError("CENTRE-UNKNOWN", f"no centre {centre!r}", mend=suggest(centre, sites.index))
+    if name in EXPERIMENTAL:
+        signal, geometry = (protocol(centre, one) for one in EXPERIMENTAL[name][1:])
+        places = {key: getattr(geometry, key) for key in ("plane", "xy", "z", "fov", "snr", "kmax")}
+        return replace(signal, acquisition=name, contrast=contrast, **places)
     row = protocols().loc[(centre, name)]
 
     def number(value) -> float | None:

@@ -48,14 +48,20 @@ class RaterConfig:
         calibrate.
 
         Lengths, end slices and false lesions grow in proportion; the odds of missing a lesion by the same factor.
+        At 0 every rater draws the truth.
+
+        Raises:
+            SettingError: RATERS-FACTOR for a negative factor.
         """
+        if not 0 <= factor < float("inf"):
+            raise SettingError("RATERS-FACTOR", f"factor={factor!r}", mend="use 0 or more")
         return replace(
             self,
             style_sd_mm=self.style_sd_mm * factor,
             lesion_sd_mm=self.lesion_sd_mm * factor,
             hand_sd_mm=self.hand_sd_mm * factor,
             end_slice_p=min(self.end_slice_p * factor, 0.5),
-            detect_intercept=self.detect_intercept - float(np.log(factor)),
+            detect_intercept=self.detect_intercept - float(np.log(factor)) if factor else float("inf"),
             false_per_volume=self.false_per_volume * factor,
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +13,14 @@ from msfilm.errors import SettingError, suggest
 from msfilm.phantom.anatomy import Patient, draw_patient
 from msfilm.phantom.facts import acquisition, centres
 from msfilm.phantom.lesions import Lesion, draw_lesions
+from msfilm.phantom.raters import RaterConfig, rater_config, rater_style_mm
 
 __all__ = [
     "AXIAL",
     "COHORTS",
     "PANEL_EVERY",
     "PANEL_RATERS",
+    "PROTOCOLS",
     "CohortPlan",
     "cohort_size",
     "make_patient",
@@ -27,6 +31,7 @@ __all__ = [
 ]
 
 AXIAL = ("T2w_ax", "T2star_ax")
+PROTOCOLS = ("table", "one", "wide")
 # name -> (patients, seed): the course's sizes, and 200 patients of another seed, of whom no network has seen one
 COHORTS = {"quick": (8, 0), "course": (40, 0), "paper": (642, 0), "test": (200, 1000)}
 PANEL_EVERY, PANEL_RATERS = 5, 4  # every fifth patient is drawn by four raters
@@ -41,12 +46,27 @@ class CohortPlan:
         acquisitions: keys of ``msfilm.phantom.facts.ACQUISITIONS``; axial T2w and T2*w as in the paper by default.
         raters: 'nested' (each centre has one rater, the paper's case) or 'crossed' (any rater for any patient).
         setting: how much raters differ: 'narrow' or 'wide' (``tables/raters.csv``).
+        spread: factor on all of it (``RaterConfig.scaled``); 0: every rater draws the truth.
+        styles_mm: given, there are only so many raters, rater-01 .., with these biases; centres are dealt to them in
+            turn. By default each centre has a rater of its own, whose style is drawn.
+        panel_every: every so many patients are drawn by four raters (or all, where there are fewer).
+        stations: at most so many axial scans of a contrast; 0: all of them.
+        decoys: each patient has as many blobs again that are no lesions, of the opposite polarity: dark where lesions
+            are bright. They lie as lesions do.
+        protocols: 'table' (each centre its own), 'one' (all centres scan as the first does) or 'wide' (TR, TE and flip
+            angle differ from scan to scan, by a spread of 20, 35 and 25 % on the logarithm).
     """
 
     seed: int = 0
     acquisitions: tuple[str, ...] = AXIAL
     raters: str = "nested"
     setting: str = "narrow"
+    spread: float = 1.0
+    styles_mm: tuple[float, ...] = ()
+    panel_every: int = PANEL_EVERY
+    stations: int = 0
+    decoys: bool = False
+    protocols: str = "table"
 
     def __post_init__(self):
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
@@ -57,6 +77,54 @@ class CohortPlan:
             raise SettingError("PHANTOM-ACQUISITIONS", f"{self.acquisitions}", mend="name each wanted one once")
         if self.raters not in ("nested", "crossed"):
             raise SettingError("PHANTOM-RATERS", f"raters={self.raters!r}", mend="use 'nested' or 'crossed'")
+        if self.protocols not in PROTOCOLS:
+            raise SettingError("PHANTOM-PROTOCOLS", f"protocols={self.protocols!r}",
+                               mend=suggest(self.protocols, PROTOCOLS))  # fmt: skip
+        for name, low in (("panel_every", 1), ("stations", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise SettingError("PHANTOM-PLAN", f"{name}={value!r}", mend=f"use a whole number, {low} or more")
+        for name, values in (("spread", (self.spread,)), ("styles_mm", self.styles_mm)):
+            for value in values:
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 10:
+                    raise SettingError("PHANTOM-PLAN", f"{name}: {value!r}", mend="use a number between -10 and 10")
+        if self.spread < 0 or not isinstance(self.decoys, bool):
+            raise SettingError("PHANTOM-PLAN", f"spread={self.spread!r}, decoys={self.decoys!r}",
+                               mend="use 0 or more, and true or false")  # fmt: skip
+        object.__setattr__(self, "styles_mm", tuple(float(style) for style in self.styles_mm))
+
+    def with_settings(self, settings: Mapping[str, Any]) -> CohortPlan:
+        """Fields changed by name; texts, as a command line gives them, are read as YAML.
+
+        Raises:
+            SettingError: PHANTOM-PLAN for a name that does not exist; and those of the plan.
+        """
+        import yaml
+
+        known = [one.name for one in fields(self)]
+        for name in settings:
+            if name not in known:
+                raise SettingError("PHANTOM-PLAN", f"there is no setting {name!r}", mend=suggest(name, known))
+        given = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in settings.items()}
+        return replace(self, **{key: tuple(one) if isinstance(one, list) else one for key, one in given.items()})
+
+    def rater_config(self) -> RaterConfig:
+        """How much this cohort's raters differ."""
+        config = rater_config(self.setting)
+        return config if self.spread == 1 else config.scaled(self.spread)
+
+    def style_mm(self, rater: str) -> float:
+        """A rater's bias in mm (positive draws large)."""
+        if self.styles_mm:
+            return self.styles_mm[int(rater.rsplit("-", 1)[-1]) - 1]
+        return rater_style_mm(rater, self.seed, self.rater_config())
+
+    def rater_names(self) -> dict[str, str]:
+        """Centre -> its rater."""
+        own = centres().rater
+        if not self.styles_mm:
+            return dict(own)
+        return {centre: f"rater-{1 + i % len(self.styles_mm):02d}" for i, centre in enumerate(own.index)}
 
 
 def cohort_size(name: str) -> tuple[int, int]:
@@ -98,7 +166,7 @@ def scans_of(index: int, plan: CohortPlan | None = None) -> list[tuple[str, str]
             stations.remove("lower")
         if name == "T2w_ax" and index % 10 == 7 and index % 33 == 32:
             stations.remove("lower")
-        chosen += [(name, station) for station in stations]
+        chosen += [(name, station) for station in stations[: plan.stations or None]]
     return chosen
 
 
@@ -126,9 +194,10 @@ def raters_of(index: int, plan: CohortPlan) -> tuple[str, ...]:
     """Who draws this patient's lesions: one rater, or four in the panel; the first is the centre's where raters are
     nested.
     """
-    table = centres()
-    others = np.random.default_rng([plan.seed, index, 4]).permutation(table.rater.to_numpy())
-    own = table.loc[make_patient(index, plan.seed)[0], "rater"]
+    names = plan.rater_names()
+    everyone = np.array(list(dict.fromkeys(names.values())), dtype=object)
+    others = np.random.default_rng([plan.seed, index, 4]).permutation(everyone)
+    own = names[make_patient(index, plan.seed)[0]]
     if plan.raters == "nested":
         others = np.concatenate([[own], others[others != own]])
-    return tuple(str(name) for name in others[: PANEL_RATERS if index % PANEL_EVERY == 0 else 1])
+    return tuple(str(name) for name in others[: PANEL_RATERS if index % plan.panel_every == 0 else 1])

@@ -13,7 +13,7 @@ from typing import Any
 from msfilm.errors import InputError, SettingError, suggest
 from msfilm.train.loop import TrainConfig
 
-__all__ = ["MAX_JOBS", "Grid", "read_grid", "write_grid"]
+__all__ = ["MAX_JOBS", "Grid", "load_yaml", "read_grid", "write_grid"]
 
 MAX_JOBS = 10_000
 _KEYS = ("question", "expected", "slices", "base", "arms", "grid", "seeds")
@@ -167,7 +167,7 @@ def read_grid(path: str | Path) -> Grid:
         SettingError: GRID-KEY, a key that means nothing here; and those of Grid.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_yaml(path)
     for key in content:
         if key not in _KEYS:
             raise SettingError("GRID-KEY", f"there is no key '{key}'", where=path, mend=suggest(key, _KEYS))
@@ -206,7 +206,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _load(path: Path) -> dict[Any, Any]:
+def load_yaml(path: Path) -> dict[Any, Any]:
+    """A YAML file's 'key: value' lines; 1e-3 is a number. Raises InputError GRID-MISSING or GRID-YAML."""
     import yaml
 
     class Loader(yaml.SafeLoader):
