@@ -66,10 +66,11 @@ class ExperimentPlan:
     path: Path | None = None
 
     def __post_init__(self):
-        for name, one in {**self.cohorts, **self.tests}.items():
+        for name, one in (*self.cohorts.items(), *self.tests.items()):
             try:
                 cohort_plan(one)
-            except (TypeError, KeyError) as error:
+                int(one["patients"])
+            except (TypeError, KeyError, ValueError) as error:
                 self._refuse("PLAN-COHORT", f"cohort '{name}': {error}", "name patients, seed and fields of CohortPlan")
         for name, arm in self.arms.items():
             for kind, wanted, known in (("cohort", arm.cohort, self.cohorts), ("test", arm.test, self.tests)):
