@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from msfilm.data.slices import ScanMasks, SliceSet
+from msfilm.data.split import split_patients
 from msfilm.errors import InputError, MsfilmError, RunError, SettingError
 from msfilm.files import made_by, sha256_array, sha256_file
 from msfilm.model.unet import UNet
@@ -123,7 +124,7 @@ def test_the_saved_network_is_the_best_epochs(slices, tmp_path):
 def test_the_card_says_what_was_trained_on(slices, tmp_path):
     """Contrasts and voxel sizes of the train side, by which ``segment`` warns; those of other volumes do not count."""
     config = replace(CONFIG, epochs=1, contrasts=("T2w",), conditioning="none")
-    split = loop.split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)
+    split = split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)
     scans = {}
     for i, (name, row) in enumerate(slices.volumes.iterrows()):
         counts = row["contrast"] == "T2w" and split[row["patient"]] == "train"
@@ -303,7 +304,7 @@ def test_a_pixel_that_is_no_number_is_named_with_epoch_and_volumes(tmp_path):
 
 
 def _trains_on(config, slices, patient):
-    return loop.split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)[patient] == "train"
+    return split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)[patient] == "train"
 
 
 def test_a_loss_that_blows_up_is_named_with_the_epoch(slices, tmp_path, monkeypatch):

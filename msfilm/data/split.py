@@ -1,4 +1,7 @@
-"""Split by patient, so that nobody sits on both sides: stratified by centre, seeded, and proved by content hashes."""
+"""Split by patient, so that nobody sits on both sides: stratified by centre, seeded, and proved by content hashes.
+
+Or by slice, wrongly, to show what that does.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import pandas as pd
 from msfilm.data.slices import SliceSet
 from msfilm.errors import InputError, SettingError
 
-__all__ = ["SIDES", "check_split", "split_patients"]
+__all__ = ["LEAKY", "SIDES", "UNITS", "check_split", "sides_of", "split_patients", "split_slices"]
 
 SIDES = ("train", "val", "test")
+UNITS = ("patient", "slice")
+LEAKY = "leaky split: by slice, so that each patient is on all sides; scores of its own sides show nothing"
 
 
 def split_patients(volumes: pd.DataFrame, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> pd.Series:
@@ -33,13 +38,7 @@ def split_patients(volumes: pd.DataFrame, *, fractions: Sequence[float] = (0.6, 
     Raises:
         SettingError: SPLIT-FRACTIONS; InputError: SPLIT-FEW for fewer patients than sides.
     """
-    shares = np.asarray(fractions, dtype=np.float64)
-    if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise SettingError(
-            "SPLIT-FRACTIONS",
-            f"fractions={tuple(fractions)}",
-            mend="give three shares for train, val and test, none negative, sum 1",
-        )
+    shares = _shares(fractions)
     centre_of = volumes.assign(centre=volumes["centre"].astype(str)).groupby("patient")["centre"].min().sort_index()
     if len(centre_of) < np.count_nonzero(shares):
         raise InputError(
@@ -70,6 +69,58 @@ def split_patients(volumes: pd.DataFrame, *, fractions: Sequence[float] = (0.6, 
         name="side",
         dtype=object,
     )
+
+
+def split_slices(n: int, *, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> pd.Series:
+    """Give every slice a side at random, whoever it is of. This leaks: never split so, but to show what it does.
+
+    Args:
+        n: slices.
+        fractions: of train, val and test; sum 1; kept to the slice.
+        seed: of the shuffling.
+
+    Returns:
+        Series named ``side``, index ``slice`` (0 to n - 1), values "train", "val" or "test".
+
+    Raises:
+        SettingError: SPLIT-FRACTIONS.
+    """
+    ends = np.rint(np.cumsum(_shares(fractions)) * n).astype(np.int64)
+    place = np.random.default_rng(seed).permutation(n)
+    sides = np.array(SIDES, dtype=object)[np.searchsorted(ends, place, side="right")]
+    return pd.Series(sides, index=pd.RangeIndex(n, name="slice"), name="side", dtype=object)
+
+
+def sides_of(
+    slices: SliceSet, *, unit: str = "patient", fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
+) -> tuple[pd.Series, np.ndarray]:
+    """The split, and the side of every slice (N,).
+
+    Args:
+        slices: the data.
+        unit: 'patient', proved free of leaks; or 'slice', which leaks (``split_slices``).
+        fractions, seed: of the split.
+
+    Raises:
+        SettingError: SPLIT-FRACTIONS; InputError: SPLIT-FEW, SPLIT-LEAK.
+    """
+    if unit == "slice":
+        split = split_slices(len(slices), fractions=fractions, seed=seed)
+        return split, split.to_numpy()
+    split = split_patients(slices.volumes, fractions=fractions, seed=seed)
+    check_split(slices, split)
+    return split, slices.table["patient"].map(split).to_numpy()
+
+
+def _shares(fractions: Sequence[float]) -> np.ndarray:
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise SettingError(
+            "SPLIT-FRACTIONS",
+            f"fractions={tuple(fractions)}",
+            mend="give three shares for train, val and test, none negative, sum 1",
+        )
+    return shares
 
 
 def check_split(slices: SliceSet, split: pd.Series) -> None:

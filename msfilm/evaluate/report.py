@@ -29,6 +29,7 @@ from msfilm.evaluate.summary import (
 )
 from msfilm.files import atomic_folder, made_by, read_json, write_json
 from msfilm.model.weights import load_network
+from msfilm.train.targets import has_mask
 from msfilm.train.tensors import slices_hash
 
 __all__ = ["Report", "evaluate"]
@@ -204,7 +205,7 @@ def evaluate(
     slices = slices if isinstance(slices, SliceSet) else SliceSet.load(slices)
     config = read_json(run / "config.json", code="RUN-CONFIG") if (run / "config.json").exists() else {}
     mask, notes = str(config.get("config", {}).get("mask", "rater-1")), []
-    if split == "all" and mask in slices.masks and config.get("slices_sha256") == slices_hash(slices, mask):
+    if split == "all" and has_mask(slices, mask) and config.get("slices_sha256") == slices_hash(slices, mask):
         raise SettingError("SPLIT-LEAK", "split 'all' is for patients that the run never saw, but these are its own "
                            "slices", where=run, mend="use split 'test', or the slices of other patients")
     chosen, choosing = _choose(run, slices, split, validation)

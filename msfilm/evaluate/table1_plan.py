@@ -99,7 +99,7 @@ class Table1Plan:
         return replace(self.base, contrasts=row.contrasts, conditioning=row.conditioning)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"base": self.base.as_dict()}
 
 
 # Altered ground truth, as in the paper. Its loss was Dice alone; on small phantom cohorts that ends at empty masks in

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,18 @@ __all__ = ["MASK_OPERATIONS", "close", "dilate", "erode", "morph", "open_", "ram
 
 
 def dilate(mask: Tensor) -> Tensor:
-    """A bool mask (..., H, W) with each pixel added that has a marked one above, below, left or right of it."""
+    """A bool mask (..., H, W) with each pixel added that has a marked one above, below, left or right of it.
+
+    Of a soft mask, a float in 0 to 1, each pixel becomes the highest of the five: so all levels are dilated as masks.
+    """
     p = F.pad(mask, (1, 1, 1, 1))   # shifts of a bool tensor: on a CPU several times as fast as max pooling
-    return mask | p[..., :-2, 1:-1] | p[..., 2:, 1:-1] | p[..., 1:-1, :-2] | p[..., 1:-1, 2:]
+    near = p[..., :-2, 1:-1], p[..., 2:, 1:-1], p[..., 1:-1, :-2], p[..., 1:-1, 2:]
+    return reduce(torch.maximum if mask.is_floating_point() else torch.bitwise_or, near, mask)
 
 
 def erode(mask: Tensor) -> Tensor:
     """Without the pixels that have an unmarked one above, below, left or right. What is two pixels thin is gone."""
-    return ~dilate(~mask)
+    return 1 - dilate(1 - mask) if mask.is_floating_point() else ~dilate(~mask)
 
 
 def open_(mask: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ def morph(masks: Tensor, p: float, generator: torch.Generator,
     five. While that stays below one in two, the likelier answer is still that it is there.
 
     Args:
-        masks: (N, K, H, W) of 0 and 1.
+        masks: (N, K, H, W) of 0 and 1, or soft, as floats in 0 to 1.
         p: probability for each slice.
         generator: where the one random number a slice comes from.
         operations: names in MASK_OPERATIONS.
@@ -59,7 +63,7 @@ def morph(masks: Tensor, p: float, generator: torch.Generator,
     Returns:
         (N, K, H, W) of the type given.
     """
-    marked = masks > 0
+    marked = masks if masks.is_floating_point() else masks > 0
     drawn = torch.rand(masks.shape[0], generator=generator, device=generator.device)[:, None, None, None]
     out = marked
     for k, name in reversed(list(enumerate(operations, start=1))):

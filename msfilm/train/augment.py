@@ -125,7 +125,8 @@ def augment(images: Tensor, masks: Tensor, config: AugmentConfig, generator: tor
 
     Args:
         images: (N, 1, H, W) float32.
-        masks: (N, K, H, W) uint8 of 0 and 1; leave out slices whose mask is unknown (255) before.
+        masks: (N, K, H, W) uint8 of 0 and 1, or float32 in 0 to 1, which stay soft; leave out slices whose mask is
+            unknown (255) before.
         config: how strongly.
         generator: where all random numbers come from, on the device of ``images``.
         spacing_mm: pixel size.
@@ -139,7 +140,7 @@ def augment(images: Tensor, masks: Tensor, config: AugmentConfig, generator: tor
     if config.mask_morphology_p:
         masks = morph(masks, config.mask_morphology_p, generator, config.mask_operations)
     images, moved = _move(images, masks, config, generator, spacing_mm)
-    masks = masks if moved is masks else (moved > 0.5).to(masks.dtype)
+    masks = moved if masks.is_floating_point() else masks if moved is masks else (moved > 0.5).to(masks.dtype)
     if config.mask_soft_p:
         # What interpolation gave, before the threshold: it holds the part of a pixel by which an edge has moved.
         soft = soft_rims(moved.to(images.dtype), config.mask_soft_mm / spacing_mm)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from msfilm.data.split import UNITS
 from msfilm.errors import SettingError, suggest
 from msfilm.model.encode import parse_conditioning
 from msfilm.model.unet import UNetConfig
@@ -18,6 +19,7 @@ __all__ = ["CONFIGS", "PRECISIONS", "SCHEDULES", "TrainConfig", "learning_rate",
 SCHEDULES = ("constant", "cosine", "cyclic", "plateau")
 PRECISIONS = ("auto", "fp32", "bf16")
 CYCLE_LOW = 0.1   # of lr: the cyclic schedule's lowest rate
+_LATER = {"split_unit": "patient", "without_centres": ()}   # settings that earlier runs did not have: what they meant
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class TrainConfig:
     conditioning: str = "none"              # what z is made of: none (plain U-Net), contrast, acquisition, rater,
                                             # centre, or several joined as in contrast+rater
     contrasts: tuple[str, ...] = ()         # train on these only; (): all
-    mask: str = "rater-1"                   # what is learnt
+    mask: str = "rater-1"                   # what is learnt: a mask of the slices; random-rater (of those who drew a
+                                            # slice, one each time it is shown) or mean-rater (their mean, soft)
     depth: int = 3
     filters: int = 16
     dropout: float = 0.0                    # of whole channels; .1 made small networks worse, the paper's time used .3
@@ -59,17 +62,23 @@ class TrainConfig:
     precision: str = "auto"                 # bf16 where the processor has it; fp32 on a CPU is reproducible bit for bit
     device: str = "auto"
     seed: int = 0                           # weights, order, augmentation, dropout
-    split_seed: int = 0                     # which patients are trained on, chosen by, tested on
+    split_seed: int | str = 0               # which patients are trained on, chosen by, tested on; 'seed': the seed's
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    split_unit: str = "patient"             # or slice, which leaks: a patient is on all sides. To show that, only
+    without_centres: tuple[str, ...] = ()   # their patients are neither trained on nor chosen by
 
     def __post_init__(self):
-        if isinstance(self.contrasts, str):
-            object.__setattr__(self, "contrasts", (self.contrasts,))
-        for name in ("contrasts", "film", "fractions"):
+        for name in ("contrasts", "without_centres"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        if self.split_seed == "seed":
+            object.__setattr__(self, "split_seed", self.seed)
+        for name in ("contrasts", "film", "fractions", "without_centres"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         parse_conditioning(self.conditioning)
-        for name, allowed in (("schedule", SCHEDULES), ("loss", tuple(LOSSES)), ("precision", PRECISIONS)):
+        for name, allowed in (("schedule", SCHEDULES), ("loss", tuple(LOSSES)), ("precision", PRECISIONS),
+                              ("split_unit", UNITS)):
             if getattr(self, name) not in allowed:
                 raise SettingError("TRAIN-SETTING", f"{name}={getattr(self, name)!r}",
                                    mend=suggest(getattr(self, name), allowed))
@@ -95,6 +104,10 @@ class TrainConfig:
         return UNetConfig(depth=self.depth, filters=self.filters, dropout=self.dropout, n_codes=n_codes,
                           film=self.film, film_width=self.film_width, film_form=self.film_form,
                           film_place=self.film_place, modulation=self.modulation, prior=self.prior)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name, without newer ones that are off: so a run keeps the name and content that it had."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> TrainConfig:

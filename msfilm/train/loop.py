@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from msfilm.data.slices import SliceSet
-from msfilm.data.split import check_split, split_patients
+from msfilm.data.split import LEAKY, sides_of
 from msfilm.errors import RunError
 from msfilm.files import made_by
 from msfilm.model.encode import make_encoder
@@ -29,6 +29,7 @@ from msfilm.train.state import (
     save_state,
     write_history,
 )
+from msfilm.train.targets import validation_mask
 from msfilm.train.tensors import SideTensors, augmented_once, gather, slices_hash, trained_on, usable_rows, volume_dice
 
 __all__ = ["PRECISIONS", "SCHEDULES", "RunResult", "TrainConfig", "fit", "learning_rate", "load_run"]
@@ -62,7 +63,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
 
     Raises:
         RunError: RUN-EXISTS, RUN-CONFIG, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN, TRAIN-MEMORY, WEIGHTS-WRITE.
-        SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, TRAIN-DEVICE.
+        SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, CENTRE-UNKNOWN, TRAIN-DEVICE.
         InputError: SPLIT-LEAK, SPLIT-FEW, WEIGHTS-CORRUPT.
     """
     run, device = Path(run), resolve_device(config.device)
@@ -70,13 +71,11 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     # Patients are split before anything is left out, so that runs on one contrast or both have the same test patients.
-    usable = usable_rows(slices, config.mask, config.contrasts)
-    split = split_patients(slices.volumes, fractions=config.fractions, seed=config.split_seed)
-    check_split(slices, split)
-    side = slices.table["patient"].map(split).to_numpy()
+    usable = usable_rows(slices, config.mask, config.contrasts, config.without_centres)
+    split, side = sides_of(slices, unit=config.split_unit, fractions=config.fractions, seed=config.split_seed)
     encoder = make_encoder(config.conditioning, slices.described()[usable & (side == "train")])
     train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")
-    val = gather(slices, usable & (side == "val"), config.mask, encoder, device, "val")
+    val = gather(slices, usable & (side == "val"), validation_mask(config.mask), encoder, device, "val")
 
     model = UNet(config.unet(encoder.n_codes if encoder else 0), seed=config.seed)
     model = model.to(device=device, memory_format=torch.channels_last)
@@ -86,10 +85,11 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     shares = (1.0, config.film_lr)
     loss_function = LOSSES[config.loss]
 
-    settings = {"config": asdict(config), "precision": precision, "device": str(device), "torch": torch.__version__,
+    leaky = {"split": LEAKY} if config.split_unit == "slice" else {}
+    settings = {"config": config.as_dict(), "precision": precision, "device": str(device), "torch": torch.__version__,
                 "slices": dict(slices.meta), "slices_sha256": slices_hash(slices, config.mask),
                 "counts": {"train_slices": len(train), "val_slices": len(val), "train_volumes": len(train.names),
-                           "val_volumes": len(val.names)}, "made_by": made_by()}
+                           "val_volumes": len(val.names)}, "made_by": made_by()} | leaky
     open_run(run, settings, split, resume=resume)
     history = load_state(run / "state.safetensors", model, optimizer)
 
@@ -108,7 +108,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                 order = torch.randperm(len(train), generator=generator, device=device)
                 for step in range(steps):
                     rows = order[step * config.batch_size : (step + 1) * config.batch_size]  # (N,)
-                    images, targets, codes = train.batch(rows)                               # (N,1,H,W) twice, (N,M)
+                    images, targets, codes = train.batch(rows, generator)                    # (N,1,H,W) twice, (N,M)
                     if not config.frozen_augmentation:
                         images, targets = augment(images, targets, config.augment, generator, spacing_mm=spacing)
                     with autocast:
@@ -131,7 +131,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                         | settings["counts"] | {"sha256": settings["slices_sha256"]},
                         "settings": settings["config"], "seed": config.seed, "precision": precision, "epoch": epoch,
                         "scores": {"val_dice": score}, "must_not_be_used_for": "any decision about a patient",
-                        "made_by": settings["made_by"]}
+                        "made_by": settings["made_by"]} | leaky
                 save_network(run, Network(model, encoder, card))
             save_state(run / "state.safetensors", model, optimizer, history)   # after it, resuming skips this epoch
             write_history(run, history)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 
 from msfilm import __version__
 from msfilm.data.slices import SliceSet
@@ -23,10 +22,10 @@ def run_name(config: TrainConfig, slices: SliceSet) -> str:
     finds a run that is there, goes on with one that was interrupted, and never meets another's folder.
 
     Raises:
-        SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, TRAIN-SETTING or TRAIN-DEVICE.
+        SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, CENTRE-UNKNOWN, TRAIN-SETTING or TRAIN-DEVICE.
     """
-    usable_rows(slices, config.mask, config.contrasts)   # refuses a misspelt mask or contrast by name
-    settings = {name: value for name, value in asdict(config).items() if name != "device"}
+    usable_rows(slices, config.mask, config.contrasts, config.without_centres)   # refuses a misspelt one by name
+    settings = {name: value for name, value in config.as_dict().items() if name != "device"}
     content = {"config": settings, "precision": resolve_precision(config.precision, resolve_device(config.device)),
                "slices_sha256": slices_hash(slices, config.mask), "msfilm": __version__}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -74,7 +74,7 @@ def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: b
     Args:
         run: the folder.
         settings: what goes into config.json; 'config', 'precision' and 'slices_sha256' have to be the same to resume.
-        split: index patient, values a side.
+        split: index patient (or slice), values a side.
         resume: go on where the run in the folder stopped (or start, where there is none yet).
 
     Raises:
@@ -88,7 +88,7 @@ def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: b
     if not run.is_dir() or not any(run.iterdir()):
         write_json(run / "config.json", settings)
         with atomic_path(run / "split.csv") as temporary:
-            split.rename("side").rename_axis("patient").to_csv(temporary)
+            split.rename("side").rename_axis(split.index.name or "patient").to_csv(temporary)
         return
     if not resume:
         raise RunError("RUN-EXISTS", "there is something in this folder already", where=run,

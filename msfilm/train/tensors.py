@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msfilm.data.slices import UNDRAWN, SliceSet
+from msfilm.data.slices import SliceSet
 from msfilm.errors import RunError, SettingError, suggest
 from msfilm.files import sha256_array
 from msfilm.train.augment import augment
 from msfilm.train.state import epoch_rng
+from msfilm.train.targets import MEAN, RANDOM, check_mask, drawn_rows, one_of, rater_masks, targets_of
 
 if TYPE_CHECKING:
     from msfilm.model.encode import Encoder
@@ -29,7 +30,8 @@ class SideTensors:
 
     Attributes:
         images: (N, 1, H, W) float16.
-        targets: (N, 1, H, W) uint8, 0 or 1.
+        targets: (N, 1, H, W) uint8, 0 or 1, or soft as a float; or (N, R, H, W) with the masks of R raters, of which a
+            batch gets one, at random (``one_of``).
         codes: z (N, M) float32, or None for a plain network.
         volume: (N,) which of ``names`` each slice belongs to.
         names: the volumes.
@@ -44,29 +46,41 @@ class SideTensors:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """rows (n,) -> images (n, 1, H, W) float32, targets (n, 1, H, W) uint8, codes (n, M) or None."""
-        return self.images[rows].float(), self.targets[rows], None if self.codes is None else self.codes[rows]
+    def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """rows (n,) -> images (n, 1, H, W) float32, targets (n, 1, H, W) as they are kept, codes (n, M) or None."""
+        targets = self.targets[rows]
+        if targets.shape[1] > 1:
+            targets = one_of(targets, generator)
+        return self.images[rows].float(), targets, None if self.codes is None else self.codes[rows]
 
     def names_of(self, rows: Tensor) -> list[str]:
         """The volumes that some slices belong to."""
         return [self.names[i] for i in sorted(set(self.volume[rows].tolist()))]
 
 
-def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...]) -> np.ndarray:
-    """(N,) bool: slices of these contrasts (all, if none is named) whose volume has this mask drawn.
+def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...],
+                without_centres: tuple[str, ...] = ()) -> np.ndarray:
+    """(N,) bool: slices of these contrasts (all, if none is named) whose volume has this mask, but for some centres'.
 
     Raises:
-        SettingError: MASK-UNKNOWN or CONTRAST-UNKNOWN.
+        SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN or CENTRE-UNKNOWN.
     """
-    if mask not in slices.masks:
-        raise SettingError("MASK-UNKNOWN", f"these slices have no mask '{mask}'", mend=suggest(mask, slices.masks))
+    check_mask(slices, mask)
     for contrast in contrasts:
         if contrast not in slices.contrasts:
             raise SettingError("CONTRAST-UNKNOWN", f"these slices have no contrast '{contrast}'",
                                mend=suggest(contrast, slices.contrasts))
-    keep = np.asarray(slices.masks[mask]).max(axis=(1, 2, 3), initial=0) < UNDRAWN
-    return keep & slices.table["contrast"].isin(contrasts).to_numpy() if contrasts else keep
+    centres = sorted(slices.table["centre"].astype(str).unique()) if without_centres else ()
+    for centre in without_centres:
+        if centre not in centres:
+            raise SettingError("CENTRE-UNKNOWN", f"these slices have no centre '{centre}'",
+                               mend=suggest(centre, centres))
+    keep = drawn_rows(slices, mask)
+    if contrasts:
+        keep &= slices.table["contrast"].isin(contrasts).to_numpy()
+    if without_centres:
+        keep &= ~slices.table["centre"].astype(str).isin(without_centres).to_numpy()
+    return keep
 
 
 def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | None, device: torch.device,
@@ -80,9 +94,9 @@ def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | Non
     if not len(index):
         raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split",
                        mend="use more patients, other fractions, or another mask")
-    targets = np.ascontiguousarray(slices.masks[mask][index])
+    targets = targets_of(slices, index, mask)
     table = slices.table.iloc[index]
-    if not targets.any():
+    if not ((targets > 0) & (targets <= 1)).any():   # 255: a rater who did not draw it
         raise RunError("TRAIN-NO-LESION", f"mask '{mask}' is empty in all {table['volume'].nunique()} volumes on the "
                        f"{side} side of the split", mend="use more patients, or another split_seed")
     names = tuple(sorted(table["volume"].unique()))
@@ -96,12 +110,12 @@ def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | Non
 def augmented_once(side: SideTensors, config: TrainConfig, spacing_mm: float) -> SideTensors:
     """Every slice augmented once, with random numbers from the seed alone: what earlier code trained on, with FiLM on.
 
-    Images stay float16; targets are float32 where the alteration made them soft.
+    Images stay float16; targets are float32 where they are soft. One rater of several is drawn once, too.
     """
     images, targets = [], []
     with epoch_rng(config.seed, 0, side.images.device) as generator:   # epochs count from 1
         for rows in torch.arange(len(side), device=side.images.device).split(1024):
-            image, target, _ = side.batch(rows)
+            image, target, _ = side.batch(rows, generator)
             image, target = augment(image, target, config.augment, generator, spacing_mm=spacing_mm)
             images.append(image.half())
             targets.append(target)
@@ -113,7 +127,9 @@ def slices_hash(slices: SliceSet, mask: str) -> str:
     table = slices.table
     lines = "\n".join(f"{v} {z} {h} {c}" for v, z, h, c in
                       zip(table["volume"], table["z"], table["slice_hash"], table["contrast"], strict=True))
-    return hashlib.sha256(f"{lines}\n{sha256_array(np.asarray(slices.masks[mask]))}".encode()).hexdigest()
+    names = rater_masks(slices) if mask in (RANDOM, MEAN) else [mask]
+    masks = " ".join(sha256_array(np.asarray(slices.masks[name])) for name in names)
+    return hashlib.sha256(f"{lines}\n{masks}".encode()).hexdigest()
 
 
 def trained_on(slices: SliceSet, rows: np.ndarray) -> dict[str, Any]:
@@ -132,7 +148,8 @@ def trained_on(slices: SliceSet, rows: np.ndarray) -> dict[str, Any]:
 def volume_dice(model: nn.Module, side: SideTensors, autocast: Any, batch_size: int = 256) -> float:
     """Mean over volumes of the Dice of their crops at threshold 0.5: to choose the best epoch by, not to report.
 
-    A volume whose reference and prediction are both empty is left out; with one of them empty its Dice is 0.
+    A volume whose reference and prediction are both empty is left out; with one of them empty its Dice is 0. A soft
+    reference is cut at 0.5.
     """
     model.eval()
     counts = torch.zeros(3, len(side.names), device=side.images.device)   # overlap, reference, prediction (pixels)
@@ -141,7 +158,7 @@ def volume_dice(model: nn.Module, side: SideTensors, autocast: Any, batch_size: 
             images, targets, codes = side.batch(rows)
             with autocast:
                 logits = model(images, codes)
-            predicted, drawn = logits.float() > 0, targets > 0           # sigmoid(0) = 0.5
+            predicted, drawn = logits.float() > 0, targets >= 0.5        # sigmoid(0) = 0.5
             for row, pixels in enumerate((predicted & drawn, drawn, predicted)):
                 counts[row].index_add_(0, side.volume[rows], pixels.sum((1, 2, 3)).float())
     overlap, reference, prediction = counts.cpu().double()
