@@ -1,4 +1,6 @@
-"""Make the README's pictures (the first two need the public scans): a real patient, real beside phantom, the table."""
+"""Make the README's pictures (the first two need the public scans): a real patient, real beside phantom, the
+table, what experiments found.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,13 @@ from msfilm.data.crop import CropGrid, crop
 from msfilm.data.fetch import fetch_file
 from msfilm.data.nifti import read_image, read_mask
 from msfilm.evaluate import segment
+from msfilm.evaluate.answers import answers
 from msfilm.evaluate.figure_table1 import table1_figure
 from msfilm.files import read_json
 from msfilm.phantom.cohort import make_scan
 from msfilm.places import shipped
+from msfilm.view.ceiling import ceiling_figure
+from msfilm.view.forest import forest
 from msfilm.view.plots import slice_montage
 
 DOCS = Path(__file__).parent
@@ -98,7 +103,16 @@ def paper_table() -> None:
     table1_figure(content).savefig(DOCS / "table1.png", dpi=110, facecolor="white", metadata={"Software": None})
 
 
+def what_was_found() -> None:
+    """The answers of the nine experiments, and the ceilings over a network's score."""
+    results, plain = shipped("results"), {"facecolor": "white", "metadata": {"Software": None}}
+    forest(answers(results)).savefig(DOCS / "answers.png", dpi=100, **plain)
+    ceilings = [read_json(results / f"ceiling-{raters}.json") for raters in ("nested", "crossed")]
+    ceiling_figure(*ceilings).savefig(DOCS / "ceiling.png", dpi=100, **plain)
+
+
 if __name__ == "__main__":
     real_patient()
     real_and_phantom()
     paper_table()
+    what_was_found()

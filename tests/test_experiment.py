@@ -79,3 +79,20 @@ def test_every_experiment_says_what_is_asked_and_expected(path):
         assert not {one["seed"] for one in plan.cohorts.values()} & {one["seed"] for one in plan.tests.values()}
     else:
         assert plan.jobs()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/experiments").glob("*.yml")), ids=lambda path: path.name)
+def test_a_stored_result_is_of_the_settings_that_were_written_down(path):
+    result = ROOT / "benchmarks/results" / f"{path.stem}.json"
+    if path.stem == "grid-search":   # an example
+        return
+    content = json.loads(result.read_text(encoding="utf-8"))
+    if not is_plan(path):
+        grid = read_grid(path)
+        assert (content["arms"], content["seeds"]) == (grid.arms, list(grid.seeds))
+        return
+    plan = read_plan(path)
+    assert {key: content[key] for key in plan.as_dict()} == json.loads(json.dumps(plan.as_dict()))
+    jobs = [name for cohort in plan.cohorts if (grid := plan.grid(cohort)) for name in grid.jobs()]
+    assert sorted(row["name"] for row in content["tried"]) == sorted(jobs)   # all that were tried, and no others
+    assert len(content["made_by"]["commit"]) >= 7

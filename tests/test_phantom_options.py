@@ -77,7 +77,8 @@ def test_raters_of_given_styles_draw_small_or_large(with_lesions):
     for index in with_lesions:
         scan = make_scan(index, 0, "T2w_ax", plan=plan, crop_only=True)
         assert sorted(scan.rater_names) == ["rater-01", "rater-02", "rater-03"]
-        sizes.append([scan.masks[f"rater-{1 + scan.rater_names.index(name)}"].sum() for name in sorted(scan.rater_names)])
+        sizes.append([scan.masks[f"rater-{1 + scan.rater_names.index(name)}"].sum()
+                      for name in sorted(scan.rater_names)])
     small, middle, large = np.sum(sizes, axis=0)
     assert small < 0.9 * middle < 0.9 * large
 

@@ -156,7 +156,8 @@ def run_plan(plan: ExperimentPlan | str | Path, out: str | Path, *, cohorts: str
         else:
             module, function = _MEASURES[measure]
             content |= getattr(import_module(module), function)(runs, out / measure, workers=workers, progress=progress)
-    content |= {"chosen_by_test": [], "tried": [_plain(row) for row in tried],
+    content |= {"chosen": "a run's epoch, by its own validation patients; nothing else, and nothing by test patients",
+                "tried": [_plain(row) for row in tried],
                 "train_seconds": round(float(sum(row["seconds"] for row in tried)), 1), "made_by": made_by(command)}
     write_json(out / "experiment.json", content)
     return Experiment(out, content)

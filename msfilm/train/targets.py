@@ -11,7 +11,8 @@ from torch import Tensor
 from msfilm.data.slices import UNDRAWN, SliceSet
 from msfilm.errors import SettingError, suggest
 
-__all__ = ["MEAN", "RANDOM", "check_mask", "drawn_rows", "has_mask", "one_of", "rater_masks", "targets_of", "validation_mask"]
+__all__ = ["MEAN", "RANDOM", "check_mask", "drawn_rows", "has_mask", "one_of", "rater_masks", "targets_of",
+           "validation_mask"]
 
 RANDOM = "random-rater"   # each time a slice is shown, the mask of one of the raters who drew it
 MEAN = "mean-rater"       # the share of the raters who marked a pixel: a soft label
