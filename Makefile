@@ -49,15 +49,23 @@ notebooks: $(STAMP)  ## run all notebooks in place, for the outputs stored with 
 # Other patients (seed 1) than those of the course (seed 0) and of notebook 00, so that the networks are new to all of
 # them. Settings are what the search for benchmarks/results/table1-course.json chose. Tested on the 200 test patients.
 TRAIN := --loss dice-bce --altered-truth 1 --epochs 16 --patience 0 --depth 2 --batch-size 32
+# film-rater-small is seed 0 of the row 'rater, crossed' in benchmarks/experiments/rater-identity.yml.
+RATERS := --raters crossed --set stations=1 --set 'styles_mm=[-0.45, -0.15, 0.15, 0.45]'
+TRAIN_RATER := --conditioning rater --loss dice-bce --epochs 12 --patience 0 --depth 2 --filters 16 --batch-size 32 \
+	--schedule cosine --set 'fractions=[0.75, 0.25, 0.0]'
 pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (half an hour)
 	rm -rf build/pretrained
 	$(BIN)/python -m msfilm phantom build/pretrained/slices --slices --patients 240 --seed 1
 	$(BIN)/python -m msfilm phantom build/pretrained/test --slices --profile test
 	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/unet-small $(TRAIN) --schedule cosine
 	$(BIN)/python -m msfilm train build/pretrained/slices build/pretrained/film-contrast-small $(TRAIN) --schedule cyclic --conditioning contrast
-	for name in unet-small film-contrast-small; do \
-		$(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/slices; \
-		$(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/test --split all; \
+	$(BIN)/python -m msfilm phantom build/pretrained/rater-slices --slices --patients 64 --seed 0 $(RATERS)
+	$(BIN)/python -m msfilm phantom build/pretrained/rater-test --slices --profile test $(RATERS) --set panel_every=1
+	$(BIN)/python -m msfilm train build/pretrained/rater-slices build/pretrained/film-rater-small $(TRAIN_RATER)
+	for name in unet-small film-contrast-small film-rater-small; do \
+		test=test; if [ $$name = film-rater-small ]; then test=rater-test; fi; \
+		if [ $$test = test ]; then $(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/slices; fi; \
+		$(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/$$test --split all; \
 		mkdir -p msfilm/weights/$$name; \
 		cp build/pretrained/$$name/{weights.safetensors,network.json,evaluate-all/metrics.json} msfilm/weights/$$name/; \
 	done

@@ -109,6 +109,9 @@ def test_every_variant_is_scored_and_compared(measured):
         if one["unpaired"] == 0:
             gap = rows[one["a"], one["reference"]]["dice"] - rows[one["b"], one["reference"]]["dice"]
             assert one["mean"] == pytest.approx(gap, abs=1e-6)
+    for one in content["new_contrast_all_cord"]:   # a lesion of 4 x 4 x 2 voxels in a cord of 12 x 10 x 6
+        assert one["dice"] == pytest.approx((4 * 2 * 32 / (32 + 720) + 0) / 5) and one["held_out"] == "MTon"
+    assert len(content["new_contrast_all_cord"]) == 2
     headline = {(one["a"], one["expected"]) for one in content["new_contrast_differences"] if one["headline"]}
     assert headline == {("code, 1 scan", "+"), ("code, 5 scans", "-")}
 

@@ -223,6 +223,7 @@ def segment(
     centreline: Annotated[Path | None, typer.Option(help="Or a CSV of points along it: x_mm,y_mm,z_mm (RAS).")] = None,
     weights: Annotated[str, typer.Option(help="Folder of a run, or a network that ships.")] = "film-contrast-small",
     threshold: Annotated[float, typer.Option(help="Probability from which a voxel is lesion.")] = 0.5,
+    rater: Annotated[str | None, typer.Option(help="Whose style, for a network told the rater.")] = None,
     device: Device = "auto",
 ) -> None:
     """Segment the lesions of one scan and write the mask in the scan's own space."""
@@ -236,6 +237,7 @@ def segment(
         centreline=centreline,
         network=weights,
         threshold=threshold,
+        rater=rater,
         device=device,
     )
     for warning in found.warnings:

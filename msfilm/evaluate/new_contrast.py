@@ -21,6 +21,7 @@ from tqdm import tqdm
 from msfilm.data.crop import uncrop
 from msfilm.data.slices import SliceSet
 from msfilm.errors import RunError
+from msfilm.evaluate.baselines import all_cord_baseline
 from msfilm.evaluate.predict import predict_images
 from msfilm.evaluate.stats import bootstrap_ci, paired_difference
 from msfilm.evaluate.summary import REFERENCES
@@ -85,6 +86,7 @@ def measure_new_contrast(runs: Sequence[TrainedRun], folder: Path, *, workers: i
         new_contrast_differences: paired differences in Dice: each variant minus 'plain', and fitted code minus
             fine-tuned on the same scans; 'headline' marks those that the question is about, with the sign expected.
         new_contrast_codes: the fitted codes, the scans they were fitted to, the nearest contrast and all distances.
+        new_contrast_all_cord: Dice of the whole cord taken for lesion. What does not beat it has found nothing.
 
     Raises:
         RunError: NEW-CONTRAST-RUNS, networks are missing; NEW-CONTRAST-SCANS, there are too few scans with lesions.
@@ -99,8 +101,9 @@ def measure_new_contrast(runs: Sequence[TrainedRun], folder: Path, *, workers: i
     scores = pd.concat([_frame(job, part) for job, part in zip(jobs, parts, strict=True)], ignore_index=True)
     codes = [{"held_out": job.held_out, "seed": job.seed, **code}
              for job, part in zip(jobs, parts, strict=True) for code in part["codes"]]
+    tests = {job.held_out: job.film.test for job in jobs}
     return {"new_contrast": list(_rows(scores)), "new_contrast_differences": list(_differences(scores)),
-            "new_contrast_codes": codes}
+            "new_contrast_codes": codes, "new_contrast_all_cord": list(_all_cord(tests))}
 
 
 def labelled_scans(slices: SliceSet, contrast: str, seed: int, count: int = SCANS[-1], mask: str = "rater-1",
@@ -133,9 +136,8 @@ def volume_dice(network: Network, slices: SliceSet, z: torch.Tensor | None) -> p
         marked = np.flatnonzero(uncrop(probability[names == volume], slices.grid(volume)) >= 0.5)
         for reference in (one for one in REFERENCES if one in slices.scans[volume].indices):
             drawn = slices.scans[volume].indices[reference]
-            both, total = len(np.intersect1d(drawn, marked, assume_unique=True)), len(drawn) + len(marked)
             rows.append({"volume": volume, "patient": about["patient"], "reference": reference,
-                         "dice": 2 * both / total if total else np.nan, "drawn": len(drawn), "marked": len(marked)})
+                         "dice": _dice(drawn, marked), "drawn": len(drawn), "marked": len(marked)})
     return pd.DataFrame(rows)
 
 
@@ -204,8 +206,8 @@ def _variants(job: _Job, slices: SliceSet,
     for k in SCANS:
         few = slices.select(slices.table["volume"].isin(names[:k]).to_numpy())
         z = adapt.fit_code(film, few, mask=mask, steps=adapt.CODE_STEPS, lr=adapt.CODE_LR, seed=job.seed)
-        codes.append({"scans": k, "volumes": few.volumes.index.tolist(), "labels": list(film.encoder.labels), "z": z.tolist(),
-                      "nearest": nearest, "distances": distances})
+        codes.append({"scans": k, "volumes": few.volumes.index.tolist(), "labels": list(film.encoder.labels),
+                      "z": z.tolist(), "nearest": nearest, "distances": distances})
         yield f"code, {k} scan{'s' * (k > 1)}", film, z
         tuned = adapt.fine_tune(film, few, mean, mask=mask, steps=adapt.TUNE_STEPS, lr=adapt.TUNE_LR, seed=job.seed)
         yield f"fine-tuned, {k} scan{'s' * (k > 1)}", tuned, mean
@@ -244,6 +246,23 @@ def _differences(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
             yield _plain({"held_out": held_out, "a": a, "b": b, "scans": _scans(a), "reference": reference,
                           **found.as_dict(), "headline": expected is not None, "expected": expected or "?",
                           "statement": f"{held_out}, against {reference}: {found.statement(a, b)}"})
+
+
+def _all_cord(tests: dict[str, Path]) -> Iterator[dict[str, Any]]:
+    for held_out, folder in tests.items():
+        test = SliceSet.load(folder, verify=False)
+        about = test.volumes[test.volumes["contrast"] == held_out]
+        for reference in (one for one in REFERENCES if all(one in test.scans[name].indices for name in about.index)):
+            scans = [test.scans[name] for name in about.index]
+            dice = [_dice(scan.indices[reference], all_cord_baseline(scan)) for scan in scans]
+            interval = bootstrap_ci(dice, about["patient"], n=_RESAMPLES)
+            yield {"held_out": held_out, "reference": reference, "dice": interval.mean, "low": interval.low,
+                   "high": interval.high, "patients": interval.patients}
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks as flat indices, each once; NaN where both are empty."""
+    return 2 * len(np.intersect1d(a, b, assume_unique=True)) / (len(a) + len(b)) if len(a) + len(b) else np.nan
 
 
 def _scans(variant: str) -> int:
