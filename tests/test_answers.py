@@ -46,7 +46,7 @@ def test_answers_come_from_the_stored_comparison(tmp_path):
     found = answers(tmp_path, (3,))
     assert [one.mean for one in found] == [0.2, 0.0, 0.0, 0.0] and found[0].networks == 24
     text = markdown(found)
-    assert text.count("\n") == 6 and "| 24 in 10 min |" in text and text.count("polarity.json") == 2
+    assert text.count("\n") == 6 and "| 24 networks, 10 min |" in text and text.count("polarity.json") == 2
     assert answers_table(found)["so"].iloc[0] == "as expected"
     content["differences"] = wrong
     (tmp_path / "polarity.json").write_text(json.dumps(content))

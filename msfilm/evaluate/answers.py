@@ -29,7 +29,7 @@ class Answer:
         expected: a key of ``SIGNS``, as the experiment's file said it before.
         mean, low, high: with its 95 % interval over patients and seeds.
         low90, high90: where equivalence is asked; NaN where only the 95 % interval is known.
-        networks, minutes: trained for the experiment, and processor minutes that took.
+        networks, minutes: trained for the experiment, and how long that took, one core each.
     """
 
     number: int
@@ -193,7 +193,7 @@ def answers_table(found: list[Answer]) -> pd.DataFrame:
     return pd.DataFrame([{
         "": one.number, "question": one.question, "difference in Dice": one.what, "expected": SIGNS[one.expected],
         "found (95 %)": f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})", "so": one.verdict,
-        "trained": f"{one.networks} in {one.minutes:.0f} min", "file": one.file} for one in found])
+        "budget": f"{one.networks} networks, {one.minutes:.0f} min", "file": one.file} for one in found])
 
 
 def markdown(found: list[Answer]) -> str:
@@ -204,7 +204,7 @@ def markdown(found: list[Answer]) -> str:
     for row in table.to_dict("records"):
         number = row[""]
         if number == before:
-            row |= {"": "", "question": "", "trained": "", "file": ""}
+            row |= {"": "", "question": "", "budget": "", "file": ""}
         else:
             row["file"] = f"[{row['file']}](results/{row['file']})"
         before = number
