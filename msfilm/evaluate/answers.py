@@ -146,8 +146,8 @@ EXPERIMENTS: dict[int, tuple[str, str, Callable[[dict[str, Any]], Iterator[Found
         ("FiLM frozen − U-Net live, as earlier code compared", "-", "FiLM, frozen", "plain, live", "rater-1"),
         ("FiLM live − U-Net live", "0", "FiLM, live", "plain, live", "rater-1"))),
     5: ("What of FiLM matters?", "inside-film", _pairs(
-        ("sigmoid − 1 + dγ", "-", "sigmoid", "FiLM", "rater-1"),
-        ("sigmoid at full rate − 1 + dγ", "-", "sigmoid, full rate", "FiLM", "rater-1"),
+        ("sigmoid − 1 + dγ, both at full rate", "-", "sigmoid, full rate", "full rate", "rater-1"),
+        ("generator at full rate − at a tenth", "?", "full rate", "FiLM", "rater-1"),
         ("before − after the ReLU", "0", "before ReLU", "FiLM", "rater-1"),
         ("z as input channels − FiLM", "0", "input channels", "FiLM", "rater-1"),
         ("generator of width 8 − 64", "0", "width 8", "FiLM", "rater-1"),
