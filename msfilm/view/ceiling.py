@@ -95,8 +95,8 @@ def _panel(ax: Axes, lines: Mapping[str, list[tuple[float, float, float, float]]
                 markeredgewidth=0.6, **look)
     _name(ax, lines)
     ax.plot(PAPER["pairwise"], PAPER["network"], "X", color="black", markersize=11, markeredgecolor="white", zorder=6)
-    ax.annotate("the paper's networks .72,\nits raters .61", (PAPER["pairwise"], PAPER["network"]), xytext=(-46, -58),
-                textcoords="offset points", fontsize=9, ha="center", va="top", zorder=6,
+    ax.annotate("the paper's networks .72,\nits raters .61", (PAPER["pairwise"], PAPER["network"]), xytext=(0.62, 0.93),
+                textcoords="axes fraction", fontsize=9, ha="left", va="top", zorder=6,
                 arrowprops={"arrowstyle": "-", "color": "0.3", "linewidth": 0.8, "shrinkB": 6})
     ax.set_xlabel("Dice of two raters (to the right they disagree more)", fontsize=10)
     ax.grid(color="0.92", linewidth=0.8)
