@@ -30,6 +30,11 @@ def an(expected: str, mean: float, low: float, high: float, low90: float = NAN, 
     (an("?", -0.05, -0.06, -0.04), "-", "below 0"),
     (an("+", 0.03, -0.01, 0.07, 0.0, 0.06), "?", "nothing shown"),
     (an("+", NAN, NAN, NAN), "?", "nothing shown"),
+    (an(".02..0.12", 0.31, 0.25, 0.37), "+", "more than expected"),
+    (an("0.2..", 0.12, 0.05, 0.25), "+", "the sign as expected, the size open"),   # .2 is not excluded
+    (an("0.2..", 0.12, 0.05, 0.15), "+", "less than expected"),
+    (an("-0.03..0", 0.0, -0.01, 0.01), "0", "as expected"),
+    (an("0..0.02", 0.02, -0.01, 0.05), "?", "nothing shown"),
 ])
 def test_an_interval_means_what_it_says(answer, found, verdict):
     assert (answer.found, answer.verdict) == (found, verdict)

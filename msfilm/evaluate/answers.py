@@ -26,7 +26,7 @@ class Answer:
     Attributes:
         number, question, file: of the experiment.
         what: which difference.
-        expected: a key of ``SIGNS``, as the experiment's file said it before.
+        expected: a key of ``SIGNS``, or a range as '.02..0.12' or '0.2..', as the experiment's file said it before.
         mean, low, high: with its 95 % interval over patients and seeds.
         low90, high90: where equivalence is asked; NaN where only the 95 % interval is known.
         networks, minutes: trained for the experiment, and how long that took, one core each.
@@ -54,14 +54,37 @@ class Answer:
         return "0" if -MARGIN < low and high < MARGIN else "?"
 
     @property
+    def span(self) -> tuple[float, float]:
+        """Where the difference was expected; everywhere, where no sign was."""
+        if self.expected in SIGNS:
+            return {"+": (0, np.inf), "-": (-np.inf, 0), "0": (-MARGIN, MARGIN), "?": (-np.inf, np.inf)}[self.expected]
+        low, high = self.expected.split("..")
+        return float(low or -np.inf), float(high or np.inf)
+
+    @property
+    def said(self) -> str:
+        """What was expected, in words."""
+        if self.expected in SIGNS:
+            return SIGNS[self.expected]
+        low, high = self.span
+        return (f"above {low:g}" if np.isinf(high) else f"below {high:g}" if np.isinf(low)
+                else f"{low:+g} to {high:+g}")
+
+    @property
     def verdict(self) -> str:
         """In words: whether it came as expected."""
-        small = self.found in "+-" and abs(self.mean) < MARGIN and self._inside()
+        if self.expected not in SIGNS and self.found != "?":
+            low, high = self.span
+            if self.high < low:
+                return "less than expected"
+            if self.low > high:
+                return "more than expected"
+            return "as expected" if low <= self.mean <= high else "the sign as expected, the size open"
         if self.found == "?":
             return "nothing shown"
         if self.expected == "?":
             return {"+": "above 0", "-": "below 0", "0": "a tie"}[self.found]
-        if self.found == self.expected or (self.expected == "0" and small):
+        if self.found == self.expected or (self.expected == "0" and self._inside()):
             return "as expected"
         if self.found == "0":
             return "a tie instead"
@@ -91,11 +114,13 @@ def _pairs(*wanted: tuple[str, str, str, str, str]) -> Callable[[dict[str, Any]]
 
 
 def _ceilings(content: dict[str, Any]) -> Iterator[Found]:
-    for a, what, expected in (("expected", "best possible mask − network, against a rater", "+"),
-                              ("network, truth", "network against the truth − against a rater", "+")):
-        for gap in content["gaps"]:
-            if gap["spread"] in (0.5, 1.0, 2.2) and (gap["a"], gap["b"]) == (a, "network"):
-                yield f"{what}; spread {gap['spread']:g}", expected if gap["spread"] else "?", gap
+    gaps = {(one["spread"], one["a"], one["b"]): one for one in content["gaps"]}
+    for spread, expected in ((0.0, "+"), (1.0, ".02..0.12"), (2.2, "+")):
+        yield (f"best possible mask − network, against a rater; spread {spread:g}", expected,
+               gaps[spread, "expected", "network"])
+    for spread in (1.0, 2.2):
+        yield (f"network against the truth − against a rater; spread {spread:g}", "+",
+               gaps[spread, "network, truth", "network"])
 
 
 def _new_contrast(content: dict[str, Any]) -> Iterator[Found]:
@@ -106,9 +131,10 @@ def _new_contrast(content: dict[str, Any]) -> Iterator[Found]:
 
 def _leakage(content: dict[str, Any]) -> Iterator[Found]:
     for row in content["paired"]:
-        yield "split by slice − by patient, beyond what new patients show", "+", _as_entry(row, "leak")
+        yield "split by slice − by patient, beyond what new patients show", ".01..0.03", _as_entry(row, "leak")
     for row in content["centres"][-1:]:
-        yield f"without a centre − with it, on its patients ({row['centre']})", "?", _as_entry(row, "difference", "")
+        what = f"without a centre − with it, on its patients ({row['centre']})"
+        yield what, "-0.03..0", _as_entry(row, "difference", "")
 
 
 def _as_entry(row: dict[str, Any], mean: str, prefix: str | None = None) -> dict[str, Any]:
@@ -120,7 +146,7 @@ def _styles(content: dict[str, Any]) -> Iterator[Found]:
     for row in content["styles"]:
         if row["rater"] == "all" and row["b"] == "mean code":
             yield f"told whose style − mean code ({row['arm']})", "+" if "crossed" in row["arm"] else "?", row
-    for kind, expected in (("crossed", "+"), ("nested", "0")):
+    for kind, expected in (("crossed", ".02..0.06"), ("nested", "0")):
         yield from _pairs((f"told the rater − not told, {kind}", expected, f"rater, {kind}", f"none, {kind}",
                            "rater-1"))(content)
 
@@ -129,13 +155,13 @@ def _styles(content: dict[str, Any]) -> Iterator[Found]:
 EXPERIMENTS: dict[int, tuple[str, str, Callable[[dict[str, Any]], Iterator[Found]]]] = {
     1: ("Do the raters set the limit?", "ceiling-nested", _ceilings),
     2: ("Whose label teaches best?", "whose-label", _pairs(
-        ("truth − centre's rater", "+", "truth", "rater-1", "truth"),
-        ("STAPLE − centre's rater", "+", "staple", "rater-1", "truth"),
-        ("mean of raters − centre's rater", "+", "mean-rater", "rater-1", "truth"),
-        ("random rater − centre's rater", "+", "random-rater", "rater-1", "truth"),
+        ("truth − centre's rater", ".02..0.06", "truth", "rater-1", "truth"),
+        ("STAPLE − centre's rater", "0..0.03", "staple", "rater-1", "truth"),
+        ("mean of raters − centre's rater", "0..0.02", "mean-rater", "rater-1", "truth"),
+        ("random rater − centre's rater", "0..0.02", "random-rater", "rater-1", "truth"),
         ("truth − centre's rater", "0", "truth", "rater-1", "rater-1"))),
     3: ("Where does FiLM win, where does it tie?", "polarity", _pairs(
-        ("FiLM − plain: polarity unknowable", "+", "FiLM, decoys", "plain, decoys", "rater-1"),
+        ("FiLM − plain: polarity unknowable", "0.2..", "FiLM, decoys", "plain, decoys", "rater-1"),
         ("FiLM − plain: polarity in the image", "0", "FiLM, no decoys", "plain, no decoys", "rater-1"),
         ("FiLM − plain: few labels", "?", "FiLM, few labels", "plain, few labels", "rater-1"),
         ("FiLM − plain: labels missing in one contrast", "-", "FiLM, missing labels", "plain, missing labels",
@@ -157,8 +183,8 @@ EXPERIMENTS: dict[int, tuple[str, str, Callable[[dict[str, Any]], Iterator[Found
     6: ("Acquisition parameters or contrast as z?", "acquisition", _pairs(
         ("parameters − contrast, many protocols", "0", "acquisition, many protocols", "contrast, many protocols",
          "rater-1"),
-        ("parameters − contrast, trained on one protocol", "-", "acquisition, one protocol", "contrast, one protocol",
-         "rater-1"),
+        ("parameters − contrast, trained on one protocol", "..-0.02", "acquisition, one protocol",
+         "contrast, one protocol", "rater-1"),
         ("contrast − plain, many protocols", "0", "contrast, many protocols", "none, many protocols", "rater-1"))),
     7: ("What to do with a contrast never seen?", "new-contrast", _new_contrast),
     8: ("What do leakage and new centres cost?", "leakage", _leakage),
@@ -191,7 +217,7 @@ def answers(folder: str | Path, numbers: tuple[int, ...] = tuple(EXPERIMENTS)) -
 def answers_table(found: list[Answer]) -> pd.DataFrame:
     """For reading: a row a difference."""
     return pd.DataFrame([{
-        "": one.number, "question": one.question, "difference in Dice": one.what, "expected": SIGNS[one.expected],
+        "": one.number, "question": one.question, "difference in Dice": one.what, "expected": one.said,
         "found (95 %)": f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})", "so": one.verdict,
         "budget": f"{one.networks} networks, {one.minutes:.0f} min", "file": one.file} for one in found])
 

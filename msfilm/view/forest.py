@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from msfilm.evaluate.answers import MARGIN, Answer
+from msfilm.evaluate.answers import Answer
 from msfilm.evaluate.figure import OKABE_ITO
 
 __all__ = ["forest"]
@@ -58,9 +58,8 @@ def forest(answers: Sequence[Answer], *, limit: float = _EDGE) -> Figure:
 
 
 def _line(ax: Axes, answer: Answer, y: float, limit: float) -> None:
-    spans = {"+": (0, limit * 1.16), "-": (-limit * 1.16, 0), "0": (-MARGIN, MARGIN)}
-    if answer.expected in spans:
-        low, high = spans[answer.expected]
+    if answer.expected != "?":
+        low, high = np.clip(answer.span, -limit * 1.16, limit * 1.16)
         ax.add_patch(Rectangle((low, y - 0.42), high - low, 0.84, facecolor="0.88", edgecolor="none", zorder=0.5))
     colour, mark, _ = _MARKS[answer.found]
     colour = OKABE_ITO[colour]
