@@ -44,7 +44,8 @@ lint: $(STAMP)  ## ruff over code and notebooks
 
 notebooks: $(STAMP)  ## run all notebooks in place, for the outputs stored with them (widget state left out)
 	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1800 \
-		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False \
+		--Exporter.preprocessors='["msfilm.stills.KeepStills"]' notebooks/*.ipynb
 
 # Other patients (seed 1) than those of the course (seed 0) and of notebook 00, so that the networks are new to all of
 # them. Settings are what the search for benchmarks/results/table1-course.json chose. Tested on the 200 test patients.

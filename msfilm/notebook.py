@@ -14,9 +14,10 @@ from typing import Any
 
 from msfilm.files import sha256_file
 
-__all__ = ["Execution", "declared_parameters", "execute", "headline", "hidden_errors", "source_cells"]
+__all__ = ["Execution", "declared_parameters", "execute", "headline", "hidden_errors", "keep_stills", "source_cells"]
 
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)  # what a file that is no notebook raises
 
 
@@ -74,6 +75,19 @@ def hidden_errors(notebook: Mapping[str, Any]) -> list[str]:
     return [f"{output['ename']}: {output['evalue']}" for output in outputs if output.get("output_type") == "error"]
 
 
+def keep_stills(notebook: Any) -> Any:
+    """Take out widgets, which need their kernel; the still picture that stands beside each takes its place.
+
+    Args:
+        notebook: a notebook's node, changed in place.
+    """
+    notebook.metadata.pop("widgets", None)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if "text/html" in output.get("data", {}):
+            output.data.pop(_WIDGET_VIEW, None)
+    return notebook
+
+
 def execute(
     source: Path, executed: Path, parameters: Mapping[str, Any], *, cwd: Path, timeout_s: int, progress: bool = True
 ) -> Execution:
@@ -115,12 +129,7 @@ def execute(
     if executed.is_file():
         notebook = nbformat.read(executed, as_version=4)
         error = error or "".join(f"inside a widget: {found}" for found in hidden_errors(notebook)[:1])
-        # No reader of a page has the kernel behind it; a still picture that stands beside a widget takes its place.
-        notebook.metadata.pop("widgets", None)
-        for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-            if "text/html" in output.get("data", {}):
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        nbformat.write(notebook, executed)
+        nbformat.write(keep_stills(notebook), executed)
     line = next((line.strip() for line in error.splitlines() if line.strip()), "")
     return Execution(line[:500], round(seconds, 1), memory.peak_mb)
 

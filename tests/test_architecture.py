@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "phantom": GROUND | {"data"},
     "train": GROUND | {"data", "model"},
     "evaluate": GROUND | {"data", "model", "phantom", "train"},  # the phantom is evaluated too
-    "view": GROUND | {"data", "model", "train", "evaluate"},
+    "view": GROUND | {"data", "model", "phantom", "train", "evaluate"},
     "pages": {"files"},
     "notebook": {"files", "machine"},
+    "stills": {"notebook"},
     "course": GROUND | {"profiles", "machine", "notebook", "pages"},
     "cli": GROUND | {"profiles", "data", "model", "phantom", "train", "evaluate", "view", "course"},
     "__main__": {"cli"},

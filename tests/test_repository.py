@@ -83,7 +83,9 @@ def test_both_environment_files_are_equal_and_complete():
     assert text == (ROOT / "binder" / "environment.yml").read_text(encoding="utf-8")
     environment = yaml.safe_load(text)
     assert environment["channels"] == ["conda-forge"]
-    listed = {re.split(r"[ =<>]", line)[0]: line for line in environment["dependencies"] if isinstance(line, str)}
+    lines = [line for line in environment["dependencies"] if isinstance(line, str)]
+    lines += [line for part in environment["dependencies"] if isinstance(part, dict) for line in part["pip"]]
+    listed = {re.split(r"[ =<>]", line)[0]: line for line in lines}
     spelt = {"torch": "pytorch-cpu", "jupyter-server": "jupyter_server", "SimpleITK": "simpleitk"}
     for requirement in [*RUNTIME, Requirement("nbval >= 0.11")]:
         line = listed[spelt.get(requirement.name, requirement.name)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from msfilm.errors import SettingError
 
-__all__ = ["show"]
+__all__ = ["image_tag", "show"]
 
 _CSS_PIXELS_PER_INCH = 96
 
@@ -33,18 +33,24 @@ def show(figure: Figure, alt: str, *, dpi: int = 144):
     """
     from IPython.display import HTML
 
+    tag = image_tag(figure, alt, dpi=dpi)
+    if "matplotlib.pyplot" in sys.modules:  # close it only where pyplot is in use and may hold it
+        sys.modules["matplotlib.pyplot"].close(figure)
+    figure.clear()
+    return HTML(tag)
+
+
+def image_tag(figure: Figure, alt: str, *, dpi: int = 144) -> str:
+    """A figure, which stays as it is, as an ``<img>``; arguments and errors as for ``show``."""
     if not str(alt).strip():
         raise SettingError("ALT-MISSING", "the picture has no alt text", mend="say in one sentence what it shows")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", transparent=False, metadata={"Software": None})
     buffer = _fewer_colours(buffer)
-    if "matplotlib.pyplot" in sys.modules:  # close it only where pyplot is in use and may hold it
-        sys.modules["matplotlib.pyplot"].close(figure)
-    figure.clear()
     width = round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return HTML(f'<img alt="{html.escape(str(alt).strip(), quote=True)}" width="{width}" '
-                f'style="max-width:100%;height:auto;background:#fff" src="data:image/png;base64,{data}">')
+    return (f'<img alt="{html.escape(str(alt).strip(), quote=True)}" width="{width}" '
+            f'style="max-width:100%;height:auto;background:#fff" src="data:image/png;base64,{data}">')
 
 
 def _fewer_colours(png: io.BytesIO) -> io.BytesIO:
