@@ -54,6 +54,10 @@ TRAIN := --loss dice-bce --altered-truth 1 --epochs 16 --patience 0 --depth 2 --
 RATERS := --raters crossed --set stations=1 --set 'styles_mm=[-0.45, -0.15, 0.15, 0.45]'
 TRAIN_RATER := --conditioning rater --loss dice-bce --epochs 12 --patience 0 --depth 2 --filters 16 --batch-size 32 \
 	--schedule cosine --set 'fractions=[0.75, 0.25, 0.0]'
+# film-polarity-small is seed 0 of the row 'full rate' in benchmarks/experiments/inside-film.yml.
+POLARITY := --acquisition bright_ax --acquisition dark_ax --set stations=1 --set decoys=true
+TRAIN_POLARITY := --conditioning contrast --loss dice-bce --epochs 10 --patience 0 --depth 2 --filters 16 --batch-size 32 \
+	--schedule cosine --set film_lr=1 --set 'fractions=[0.75, 0.25, 0.0]'
 pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (half an hour)
 	rm -rf build/pretrained
 	$(BIN)/python -m msfilm phantom build/pretrained/slices --slices --patients 240 --seed 1
@@ -63,8 +67,12 @@ pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (half an 
 	$(BIN)/python -m msfilm phantom build/pretrained/rater-slices --slices --patients 64 --seed 0 $(RATERS)
 	$(BIN)/python -m msfilm phantom build/pretrained/rater-test --slices --profile test $(RATERS) --set panel_every=1
 	$(BIN)/python -m msfilm train build/pretrained/rater-slices build/pretrained/film-rater-small $(TRAIN_RATER)
-	for name in unet-small film-contrast-small film-rater-small; do \
+	$(BIN)/python -m msfilm phantom build/pretrained/polarity-slices --slices --patients 64 --seed 0 $(POLARITY)
+	$(BIN)/python -m msfilm phantom build/pretrained/polarity-test --slices --profile test $(POLARITY)
+	$(BIN)/python -m msfilm train build/pretrained/polarity-slices build/pretrained/film-polarity-small $(TRAIN_POLARITY)
+	for name in unet-small film-contrast-small film-rater-small film-polarity-small; do \
 		test=test; if [ $$name = film-rater-small ]; then test=rater-test; fi; \
+		if [ $$name = film-polarity-small ]; then test=polarity-test; fi; \
 		if [ $$test = test ]; then $(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/slices; fi; \
 		$(BIN)/python -m msfilm evaluate build/pretrained/$$name build/pretrained/$$test --split all; \
 		mkdir -p msfilm/weights/$$name; \
