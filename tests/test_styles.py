@@ -44,7 +44,7 @@ from msfilm.model.unet import UNet, UNetConfig
 from msfilm.model.weights import Network, save_network
 from msfilm.train.config import TrainConfig
 from msfilm.train.loop import RunResult
-from msfilm.view.styles import StyleChooser, confusion_figure, confusion_panels, style_figure
+from msfilm.view.styles import confusion_figure, confusion_panels, style_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RATERS = ("rater-01", "rater-02", "rater-03", "rater-04")
@@ -290,15 +290,6 @@ def test_the_style_figure_draws_each_style_together_and_alone(panel):
     assert style_figure(panel.images[2], {"a": np.zeros((48, 48))}) is not None  # nothing marked
     with pytest.raises(SettingError, match="PLOT-SHAPE.*47"):
         style_figure(panel.images[2], {"a": np.zeros((47, 48))})
-
-
-def test_the_chosen_style_is_the_one_shown_and_without_a_kernel_there_is_a_picture():
-    chooser = StyleChooser({"small": "<img alt='a'>", "large": "<img alt='b'>"}, "<img alt='both'>")
-    assert chooser.picture.value == "<img alt='a'>"
-    chooser.choice.value = "large"
-    assert chooser.picture.value == "<img alt='b'>"
-    bundle = chooser._repr_mimebundle_()
-    assert bundle["text/html"] == "<img alt='both'>" and "application/vnd.jupyter.widget-view+json" in bundle
 
 
 def test_make_pretrained_makes_the_network_of_the_experiment_again(panel, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Figures for notebooks and reports: slices with outlines, curves, gamma and beta; shown with alt text."""
+"""Figures for notebooks and reports, shown with alt text; and live views, whose pictures follow controls and clicks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ _HOMES = {
     "dice_points": "charts", "film_heatmap": "charts", "scores_figure": "charts", "training_curves": "charts",
     "realism_chart": "realism", "realism_curves": "realism", "side_by_side": "realism",
     "show": "embed",
+    # live views
+    "AugmentExplorer": "augment_explorer", "CentrelinePicker": "centreline_picker",
+    "CohortBrowser": "cohort_browser", "CropExplorer": "crop_explorer", "ErrorBrowser": "error_browser",
+    "FilmExplorer": "film_explorer", "RaterExplorer": "rater_explorer", "SequenceLab": "sequence_lab",
+    "volume_3d": "volume_view",
 }
 
 __all__ = sorted(_HOMES)

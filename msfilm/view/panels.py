@@ -60,6 +60,7 @@ class SlicePanel:
                  letters: Sequence[str] = "RLAP", fill: float = 0.0, cmap: str = "gray", scale_bar: bool = True):
         self.ax, self.looks, self.fill = ax, dict(looks or {}), fill
         ax.set_axis_off()
+        ax.set(xticks=[], yticks=[])  # none is seen, none is to be laid out
         self.image = ax.imshow(np.zeros((2, 2)), cmap=cmap, vmin=0, vmax=1, interpolation="nearest", zorder=1)
         self.title = ax.set_title(" ", fontsize=10, pad=4)
         self._fill = ax.imshow(np.zeros((2, 2, 4)), interpolation="nearest", zorder=2) if fill else None

@@ -18,7 +18,7 @@ from msfilm.evaluate.figure import OKABE_ITO
 from msfilm.evaluate.style_tables import MEAN, PLAIN
 from msfilm.view.slices import _image, _key, _letters, _limits, _outline, _scale_bar
 
-__all__ = ["StyleChooser", "confusion_figure", "confusion_panels", "style_figure"]
+__all__ = ["confusion_figure", "confusion_panels", "style_figure"]
 
 _SPECIAL = {MEAN: "mean code\n(rater unknown)", PLAIN: "plain network\n(told nothing)", "truth": "the truth"}
 _GAP = 0.22  # between the raters and what is not one, in cells
@@ -205,31 +205,3 @@ def _window(shape: tuple[int, ...], masks: Sequence[np.ndarray], side: float) ->
         start = int(np.clip((low + high - extent) // 2, 0, length - extent))
         window.append(slice(start, start + extent))
     return window[0], window[1]
-
-
-class StyleChooser:
-    """A list of styles and the picture of the one that is chosen; for readers without a kernel a still picture.
-
-    Args:
-        pictures: style -> an ``<img>`` as text, which is the ``data`` of what ``show`` gives.
-        still: shown where there is no kernel.
-
-    Attributes:
-        choice: the list; set its ``value``.
-        picture: what is shown.
-    """
-
-    def __init__(self, pictures: Mapping[str, str], still: str):
-        import ipywidgets
-
-        self.pictures, self.still = dict(pictures), still
-        self.choice = ipywidgets.Dropdown(options=list(pictures), description="style")
-        self.picture = ipywidgets.HTML(next(iter(pictures.values())))
-        self.choice.observe(self._turn, names="value")
-        self._box = ipywidgets.VBox([self.choice, self.picture])
-
-    def _turn(self, change: Mapping[str, Any]) -> None:
-        self.picture.value = self.pictures[change["new"]]
-
-    def _repr_mimebundle_(self, **how: object) -> dict:
-        return dict(self._box._repr_mimebundle_(**how) or {}) | {"text/html": self.still}
