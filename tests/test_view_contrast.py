@@ -1,40 +1,25 @@
-"""Curves of signals and where they meet; the panel of sliders, moved from Python, draws what its function gives."""
+"""Curves of signals along a scan's settings, and where they meet."""
 
 from __future__ import annotations
 
-import io
-import re
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from PIL import Image
 
-from msfilm.errors import SettingError
 from msfilm.phantom.facts import ACQUISITIONS, protocol
-from msfilm.phantom.physics import signals
-from msfilm.view.contrast import TISSUE_LOOKS, ContrastPanel, curves_figure, meeting_points, signal_curves
-
-
-def brightness(settings):
-    found = signals(settings, [("lesion", 1.0)])
-    return {"white matter": 1.0, "grey matter": found["gm"], "CSF": found["csf"], "lesion": found["lesion-0-wm"]}
-
-
-@pytest.fixture
-def panel():
-    return ContrastPanel(brightness, {name: protocol("centre-01", name).times() for name in ACQUISITIONS})
-
-
-def pixels(panel):
-    return np.asarray(Image.open(io.BytesIO(panel.picture.value)).convert("RGB"), dtype=int)
-
-
-def widths(panel):
-    return [bar.get_width() for bar in panel._bars]
+from msfilm.phantom.physics import signals, tissue_table
+from msfilm.view.contrast import (
+    TISSUE_LOOKS,
+    TISSUES,
+    along,
+    curves_figure,
+    meeting_points,
+    moved,
+    ranges,
+    signal_curves,
+)
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=4, unique=True))
@@ -71,95 +56,32 @@ def test_curves_figure_has_one_key_for_all_panels():
 
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
-def test_each_scan_starts_at_its_protocol(panel, name):
-    panel.controls["scan"].value = name
-    assert panel.brightness == brightness(protocol("centre-01", name).times())
-    assert widths(panel) == pytest.approx([min(value, panel.TOP) for value in panel.brightness.values()])
-    assert f"lesion {panel.brightness['lesion']:.2f}" in panel.message.value
-    assert panel.settings == protocol("centre-01", name).times()
+def test_a_protocol_lies_within_the_ranges_of_what_its_equation_takes(name):
+    times = protocol("centre-01", name).times()
+    found = ranges(times)
+    assert set(found) <= {"tr", "te", "ti", "flip_deg"} and {"tr", "te"} <= set(found)
+    assert ("ti" in found) == (times["sequence"] in ("MPRAGE", "STIR", "PSIR"))
+    assert ("flip_deg" in found) == (times["sequence"] in ("GRE", "GRE-MT", "MPRAGE"))
+    for setting, (low, high) in found.items():
+        assert low <= times[setting] <= high
+        # What is no setting of a scan changes nothing in it, what is one changes something.
+        assert signals(moved(times, setting, (times[setting] + high) / 2)) != signals(times)
+    for setting in {"ti", "flip_deg"} - set(found):
+        assert signals(moved(times, setting, 77.0)) == signals(times)
 
 
-def test_a_slider_changes_the_numbers_and_the_picture_but_not_the_artists(panel):
-    bars, lines, before = list(panel._bars), list(panel._right.lines), pixels(panel)
-    panel.controls["te"].value = 30.0
-    times = protocol("centre-01", "T2w_ax").times() | {"te": 30.0, "tes": (30.0,)}
-    assert panel.brightness == brightness(times)
-    assert (pixels(panel) != before).any()
-    assert list(panel._bars) == bars and list(panel._right.lines) == lines
-    panel.controls["te"].value = 94.0
-    assert (pixels(panel) == before).all()
+def test_echoes_keep_their_distance():
+    times = protocol("centre-01", "T2star_ax").times()
+    later = moved(times, "te", 20.0)
+    assert np.allclose(np.diff(later["tes"]), np.diff(times["tes"])) and np.mean(later["tes"]) == pytest.approx(20.0)
+    assert moved(times, "tr", 100.0)["tes"] == pytest.approx(times["tes"])
 
 
-def test_the_curve_runs_over_the_axis_and_passes_through_the_bar(panel):
-    for name, axis in (("T2w_ax", "te"), ("STIR_sag", "ti")):
-        panel.controls["scan"].value = name
-        x, y = panel._lines[list(panel.brightness).index("lesion")].get_data()
-        at = panel.controls[axis].value
-        assert np.interp(at, x, y) == pytest.approx(panel.brightness["lesion"], rel=0.02)
-        assert panel._mark.get_xdata() == [at, at]
-    panel.controls["field_t"].value = 1.5  # the kept curve is drawn anew when anything else moves
-    changed = panel._lines[list(panel.brightness).index("lesion")].get_ydata()
-    assert not np.allclose(changed, y)
-
-
-def test_another_scan_moves_all_sliders_and_draws_once(panel):
-    pictures = []
-    panel.picture.observe(pictures.append, names="value")
-    panel.controls["scan"].value = "STIR_sag"
-    assert len(pictures) == 1
-
-
-def test_echoes_keep_their_distance(panel):
-    panel.controls["scan"].value = "T2star_ax"
-    panel.controls["te"].value = 20.0
-    assert np.allclose(np.diff(panel.settings["tes"]), 5.0) and np.mean(panel.settings["tes"]) == pytest.approx(20.0)
-
-
-def test_sliders_that_a_scan_does_not_use_are_off(panel):
-    panel.controls["scan"].value = "T2w_ax"
-    assert panel.controls["ti"].disabled and panel.controls["flip_deg"].disabled
-    panel.controls["scan"].value = "T1w_iso"
-    assert not panel.controls["ti"].disabled and not panel.controls["flip_deg"].disabled
-
-
-def test_a_refused_setting_is_said_and_nothing_old_stays_drawn(panel):
-    panel.controls["scan"].value = "T1w_iso"
-    panel.controls["tr"].value = 1000.0  # half of the train does not fit after TI
-    assert panel.brightness == {} and widths(panel) == [0.0] * 4
-    assert 'role="alert"' in panel.message.value and "not drawn" in panel.message.value
-    panel.controls["tr"].value = 1910.0
-    assert panel.brightness and "alert" not in panel.message.value
-
-
-def test_any_other_error_is_shown_and_raised():
-    def broken(settings):
-        if settings["te"] < 50:
-            raise ZeroDivisionError("at <short> TE")
-        return brightness(settings)
-
-    panel = ContrastPanel(
-        lambda settings: {"white matter": 1.0} | brightness(settings), {"T2w": protocol("centre-01", "T2w_ax").times()}
-    )
-    panel._function = broken
-    with pytest.raises(ZeroDivisionError):
-        panel.controls["te"].value = 10.0
-    assert "ZeroDivisionError: at &lt;short&gt; TE" in panel.message.value and panel.brightness == {}
-
-
-def test_a_refusal_along_the_curve_leaves_a_gap():
-    def choosy(settings):
-        if settings["te"] > 150:
-            raise SettingError("TIMES", "too long")
-        return brightness(settings)
-
-    panel = ContrastPanel(choosy, {"T2w": protocol("centre-01", "T2w_ax").times()})
-    x, y = panel._lines[0].get_data()
-    assert np.isnan(y[x > 150]).all() and np.isfinite(y[x <= 150]).all() and panel.brightness
-
-
-def test_without_a_kernel_a_still_picture_stands_in(panel):
-    bundle = panel._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    alt = re.search(r'<img alt="([^"]*)"', bundle["text/html"])[1]
-    assert "T2w_ax" in alt and f"lesion {panel.brightness['lesion']:.2f}" in alt
-    assert plt.get_fignums() == []
+def test_signals_along_a_setting_are_the_equation_and_a_refusal_leaves_a_gap():
+    times, te = protocol("centre-01", "T2w_ax").times(), np.linspace(0, 200, 9)
+    found, tissue = along(times, "te", te, ("lesion", 1.0)), tissue_table(3.0).loc["lesion"]
+    assert list(found) == list(TISSUES)
+    assert np.allclose(found["lesion"], tissue.pd * (1 - np.exp(-times["tr"] / tissue.t1)) * np.exp(-te / tissue.t2))
+    tr = np.array([1000.0, 1910.0])  # half of the train does not fit after TI
+    gap = along(protocol("centre-01", "T1w_iso").times(), "tr", tr, ("lesion", 1.0))
+    assert all(np.isnan(y[0]) and np.isfinite(y[1]) for y in gap.values())

@@ -185,7 +185,9 @@ SEQUENCES = {
 }
 
 
-def signals(protocol: Mapping, lesions: Sequence[tuple[str, float]] = ()) -> dict[str, float]:
+def signals(
+    protocol: Mapping, lesions: Sequence[tuple[str, float]] = (), *, relative: bool = True
+) -> dict[str, float]:
     """Signal of every tissue, white matter = 1.
 
     Args:
@@ -193,6 +195,7 @@ def signals(protocol: Mapping, lesions: Sequence[tuple[str, float]] = ()) -> dic
             train (ms) and flip_deg.
         lesions: (kind, strength) of each lesion; its signals are named ``lesion-0-wm`` (in white matter),
             ``lesion-0-gm`` and so on.
+        relative: False for the equation's own unit, in which all the signal of pure water is 1.
 
     Raises:
         SettingError: SEQUENCE-UNKNOWN.
@@ -212,4 +215,5 @@ def signals(protocol: Mapping, lesions: Sequence[tuple[str, float]] = ()) -> dic
         for base in ("wm", "gm"):
             table[f"lesion-{i}-{base}"] = mixed_tissue(table[base], table[kind], strength)
     signal = equation(_Tissues(table), protocol)
-    return dict(zip(table, (signal / signal[list(table).index("wm")]).tolist(), strict=True))
+    unit = signal[list(table).index("wm")] if relative else 1.0
+    return dict(zip(table, (signal / unit).tolist(), strict=True))

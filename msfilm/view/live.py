@@ -141,7 +141,7 @@ class LiveView(ABC):
 
     def finish(self, *rows: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()) -> None:
         """Put rows of controls above the picture and ``below`` under it, draw for the first time, fix the layout."""
-        self.box = ipywidgets.VBox([*rows, self.canvas, self.words, *below, self.report])
+        self.box = ipywidgets.VBox([*rows, self.canvas, self.words, *below, self.report], layout={"padding": "0 4px"})
         self._finished = True
         self.refresh()
         self.figure.draw_without_rendering()
