@@ -220,7 +220,9 @@ def segment(
     out: Annotated[Path, typer.Argument(help="The mask to write, .nii.gz; a .json of what made it goes beside it.")],
     contrast: Annotated[str, typer.Option(help="What the scan is: T2w, T2star ...")],
     cord: Annotated[Path | None, typer.Option(help="A mask of the cord, on the scan's grid.")] = None,
-    centreline: Annotated[Path | None, typer.Option(help="Or a CSV of points along it: x_mm,y_mm,z_mm (RAS).")] = None,
+    centreline: Annotated[
+        Path | None, typer.Option(help="Or a CSV of points along it: x_mm,y_mm,z_mm (RAS), as CentrelinePicker saves.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="Folder of a run, or a network that ships.")] = "film-contrast-small",
     threshold: Annotated[float, typer.Option(help="Probability from which a voxel is lesion.")] = 0.5,
     rater: Annotated[str | None, typer.Option(help="Whose style, for a network told the rater.")] = None,

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from msfilm.errors import InputError
+from msfilm.errors import InputError, RunError
+from msfilm.files import atomic_path
 
 if TYPE_CHECKING:
     from msfilm.data.nifti import Volume
 
-__all__ = ["centres_from_mask", "centres_from_points", "read_centreline"]
+__all__ = ["centres_from_mask", "centres_from_points", "points_to_voxels", "read_centreline", "write_centreline"]
+
+_DECIMALS = 4  # of a millimetre in a file
 
 
 def centres_from_mask(cord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,19 +51,29 @@ def centres_from_points(points_mm: np.ndarray, volume: Volume) -> tuple[np.ndarr
     """
     from scipy.interpolate import PchipInterpolator
 
-    points_mm = np.asarray(points_mm, dtype=np.float64)
-    if points_mm.ndim != 2 or points_mm.shape[1:] != (3,) or not np.isfinite(points_mm).all():
+    voxels = points_to_voxels(_checked(points_mm, least=2), volume)
+    x, y, z = voxels.T
+    shape = volume.data.shape
+    if (np.diff(z) < 0.01).any():
         raise InputError(
-            "CENTRELINE-VALUES",
-            f"points of shape {points_mm.shape} with {int((~np.isfinite(points_mm)).sum())} values that are not finite",
-            mend="give x_mm, y_mm, z_mm for every point",
+            "CENTRELINE-TWICE",
+            f"two points lie at the same height (voxel z {z[np.diff(z).argmin()]:.2f})",
+            where=volume.path,
+            mend="keep one of them",
         )
-    if len(points_mm) < 2:
-        raise InputError(
-            "CENTRELINE-FEW",
-            f"{len(points_mm)} point(s)",
-            mend="give at least two points, one near each end of the cord in the scan",
-        )
+    zs = np.arange(int(np.rint(z[0])), int(np.rint(z[-1])) + 1)
+    zs = zs[(zs >= 0) & (zs < shape[2])]
+    at = np.clip(zs, z[0], z[-1])  # an end point half a slice off a slice's centre still counts for that slice
+    return zs, np.stack([PchipInterpolator(z, x)(at), PchipInterpolator(z, y)(at)], axis=1)
+
+
+def points_to_voxels(points_mm: np.ndarray, volume: Volume) -> np.ndarray:
+    """(k, 3) scanner mm (RAS) -> (k, 3) voxel coordinates of the canonical scan, from the lowest up.
+
+    Raises:
+        InputError: CENTRELINE-VALUES or CENTRELINE-OUTSIDE.
+    """
+    points_mm = _checked(points_mm)
     shape = np.array(volume.data.shape[:3])
     inverse = np.linalg.inv(volume.affine)
     voxels = points_mm @ inverse[:3, :3].T + inverse[:3, 3]
@@ -75,18 +88,7 @@ def centres_from_points(points_mm: np.ndarray, volume: Volume) -> tuple[np.ndarr
             where=volume.path,
             mend="give scanner coordinates in mm, x to the right, y anterior, z superior",
         )
-    x, y, z = voxels.T
-    if (np.diff(z) < 0.01).any():
-        raise InputError(
-            "CENTRELINE-TWICE",
-            f"two points lie at the same height (voxel z {z[np.diff(z).argmin()]:.2f})",
-            where=volume.path,
-            mend="keep one of them",
-        )
-    zs = np.arange(int(np.rint(z[0])), int(np.rint(z[-1])) + 1)
-    zs = zs[(zs >= 0) & (zs < shape[2])]
-    at = np.clip(zs, z[0], z[-1])  # an end point half a slice off a slice's centre still counts for that slice
-    return zs, np.stack([PchipInterpolator(z, x)(at), PchipInterpolator(z, y)(at)], axis=1)
+    return voxels
 
 
 def read_centreline(path: str | Path) -> np.ndarray:
@@ -118,3 +120,49 @@ def read_centreline(path: str | Path) -> np.ndarray:
         if len(points[-1]) != 3 or not np.isfinite(points[-1]).all():
             raise InputError("CENTRELINE-VALUES", f"not three finite numbers: {line!r}", where=path, mend=mend)
     return np.array(points, dtype=np.float64).reshape(-1, 3)
+
+
+def write_centreline(path: str | Path, points_mm: np.ndarray, *, about: str = "") -> Path:
+    """Write points as the CSV that ``read_centreline`` reads, whole or not at all, to 0.0001 mm.
+
+    Args:
+        path: of the file; by custom it ends in .csv.
+        points_mm: (k, 3) scanner coordinates (RAS, mm), k >= 2.
+        about: a line of comment, such as the name of the scan.
+
+    Raises:
+        InputError: CENTRELINE-FEW, CENTRELINE-VALUES; RunError: CENTRELINE-WRITE where the disk refuses.
+    """
+    path, points_mm = Path(path), _checked(points_mm, least=2)
+    lines = [f"# {' '.join(line.split())}" for line in about.splitlines() if line.strip()]
+    lines += ["# Scanner millimetres (RAS+): x to the patient's right, y to the front, z upwards.", "x_mm,y_mm,z_mm"]
+    lines += [",".join(f"{value:.{_DECIMALS}f}" for value in point) for point in points_mm]
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            "CENTRELINE-WRITE",
+            f"cannot write: {error.strerror or error}",
+            where=path,
+            mend="choose a folder that you may write to",
+        ) from error
+    return path
+
+
+def _checked(points_mm: np.ndarray, least: int = 0) -> np.ndarray:
+    """Points as (k, 3) float64 with k >= ``least``, or CENTRELINE-VALUES, CENTRELINE-FEW."""
+    points_mm = np.asarray(points_mm, dtype=np.float64)
+    if points_mm.ndim != 2 or points_mm.shape[1:] != (3,) or not np.isfinite(points_mm).all():
+        raise InputError(
+            "CENTRELINE-VALUES",
+            f"points of shape {points_mm.shape} with {int((~np.isfinite(points_mm)).sum())} values that are not finite",
+            mend="give x_mm, y_mm, z_mm for every point",
+        )
+    if len(points_mm) < least:
+        raise InputError(
+            "CENTRELINE-FEW",
+            f"{len(points_mm)} point(s)",
+            mend="give at least two points, one near each end of the cord in the scan",
+        )
+    return points_mm

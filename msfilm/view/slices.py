@@ -21,7 +21,7 @@ __all__ = ["ERROR_LOOKS", "OUTLINE_LOOKS", "crop_figure", "error_overlay", "slic
 
 # Colour AND line style differ, so that outlines are told apart in grey print and by any eye.
 OUTLINE_LOOKS = [("orange", "-"), ("sky", (0, (4, 1.5))), ("green", (0, (1, 1))), ("purple", (0, (5, 1.2, 1, 1.2))),
-                 ("yellow", (0, (2.5, 2.5))), ("vermillion", "-")]
+                 ("yellow", (0, (2.5, 2.5))), ("vermillion", (0, (8, 1.5)))]
 ERROR_LOOKS = {"found": ("green", "-"), "false": ("vermillion", (0, (4, 1.5))), "missed": ("sky", (0, (1, 1)))}
 _HALO = [patheffects.withStroke(linewidth=2.2, foreground="black")]
 
