@@ -220,3 +220,28 @@ def test_the_prior_is_where_the_network_starts_from_and_changes_nothing_else():
     assert torch.sigmoid(sparse["blocks.logits.bias"]).item() == pytest.approx(0.01)
     with pytest.raises(SettingError, match="prior=0"):
         UNetConfig(prior=0.0)
+
+
+@pytest.mark.parametrize("place", ["after-relu", "before-relu"])
+def test_gamma_and_beta_may_be_given_and_maps_watched(place):
+    model = shuffled(UNet(replace(SMALL, n_codes=2, film=("down2", "up1", "logits"), film_place=place), seed=1)).eval()
+    x, z, seen = slices(2), torch.eye(2), {}
+    made = model.film_parameters(z)
+    copy = lambda name, before, after: seen.update({name: (before.clone(), after.clone())})  # noqa: E731
+    with torch.no_grad():
+        logits = model(x, z)
+        assert torch.equal(model(x, film_parameters=made, watch=copy), logits)
+        assert list(seen) == list(made) and torch.equal(seen["logits"][1], logits)
+        for name, (gamma, beta) in made.items():
+            before, after = seen[name]
+            torch.testing.assert_close(after, gamma[:, :, None, None] * before + beta[:, :, None, None])
+        # one set of gamma and beta for all slices; and it is used, not z's
+        one = {name: tuple(half[:1] for half in pair) for name, pair in made.items()}
+        assert torch.equal(model(x, z, film_parameters={n: tuple(h.expand(2, -1) for h in p) for n, p in one.items()}),
+                           model(x, z[[0, 0]]))
+    short = {name: tuple(half[:, :1] for half in pair) for name, pair in made.items()}
+    for wrong in ({}, {"up1": made["up1"]}, short):
+        with pytest.raises(ValueError, match="film_parameters of .*down2, up1, logits"):
+            model(x, film_parameters=wrong)
+    with pytest.raises(ValueError, match="expected gamma and beta"):
+        UNet(SMALL)(x, film_parameters=made)

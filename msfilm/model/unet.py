@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -138,17 +138,27 @@ class UNet(nn.Module):
             self.generator = FiLMGenerator(config.n_codes, [channels[n] for n in self.film_on], config.film_width,
                                            form=config.film_form)
 
-    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None = None, *,
+                film_parameters: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+                watch: Callable[[str, Tensor, Tensor], None] | None = None) -> Tensor:
         """x (N, 1, H, W), z (N, M) or None -> logits (N, 1, H, W). H and W may be odd, from 2**depth on.
 
+        Args:
+            x, z: slices and their codes.
+            film_parameters: gamma and beta of every place where FiLM is on, as the method of this name gives them,
+                instead of those that z makes; z is then not looked at.
+            watch: is told each such place's name and its feature maps before and after FiLM, (N, C, H', W') each; it
+                copies what it keeps, since a ReLU that follows works in place.
+
         Raises:
-            ValueError: x or z has the wrong shape, or a plain U-Net is given a z (or a FiLMed one none).
+            ValueError: x or z has the wrong shape, or a plain U-Net is given a z (or a FiLMed one none), or
+                ``film_parameters`` are not those of this network.
         """
         depth = self.config.depth
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or min(x.shape[2:]) < 2**depth:
             raise ValueError(f"UNet: x has shape {tuple(x.shape)}, expected (N, {self.config.in_channels}, H, W) "
                              f"with H and W at least {2**depth}")
-        block = self._modulated(z)
+        block = self._modulated(z, film_parameters, watch or _nobody)
         if z is not None and self.generator is None:                      # concat: z as constant maps
             x = torch.cat([x, z.to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
@@ -167,24 +177,39 @@ class UNet(nn.Module):
 
         return block("logits", x)                                         # (N, 1, H, W)
 
-    def _modulated(self, z: Tensor | None) -> Callable[[str, Tensor], Tensor]:
-        """A function (name, x): the block of that name, and FiLM(. | z) on what comes out of it, where FiLM is on."""
+    def _maps(self, z: Tensor | None, given: Mapping[str, tuple[Tensor, Tensor]] | None) -> dict[str, tuple]:
+        """Place -> (gamma, beta), each (N, C, 1, 1), from z or as given."""
+        if given is not None:
+            if self.generator is None or tuple(given) != self.film_on or any(
+                    half.shape[1:] != (c,) for pair, c in zip(given.values(), self.generator.channels, strict=True)
+                    for half in pair):
+                raise ValueError(f"UNet: film_parameters of {', '.join(given)}, expected gamma and beta (N, C) of "
+                                 f"{', '.join(self.film_on) or 'no place'}")
+            return {name: (gamma[:, :, None, None], beta[:, :, None, None]) for name, (gamma, beta) in given.items()}
         if (z is None) != (self.config.n_codes == 0):
             raise ValueError(f"UNet: this network has n_codes={self.config.n_codes}, but z is "
                              f"{'missing' if z is None else tuple(z.shape)}")
         if z is not None and (z.ndim != 2 or z.shape[1] != self.config.n_codes):
             raise ValueError(f"UNet: z has shape {tuple(z.shape)}, expected (N, {self.config.n_codes})")
-        if self.generator is None:
-            return lambda name, x: self.blocks[name](x)
-        maps = dict(zip(self.film_on, self.generator(z), strict=True))
+        return {} if self.generator is None else dict(zip(self.film_on, self.generator(z), strict=True))
+
+    def _modulated(self, z: Tensor | None, given: Mapping[str, tuple[Tensor, Tensor]] | None,
+                   watch: Callable[[str, Tensor, Tensor], None]) -> Callable[[str, Tensor], Tensor]:
+        """A function (name, x): the block of that name, and FiLM(. | z) on what comes out of it, where FiLM is on."""
+        maps = self._maps(z, given)
         before = self.config.film_place == "before-relu"
 
         def run(name: str, x: Tensor) -> Tensor:
+            def modulate(inner: Tensor) -> Tensor:
+                out = film(inner, *maps[name])
+                watch(name, inner, out)
+                return out
+
             if name not in maps:
                 return self.blocks[name](x)
             if before and name != "logits":                               # the logits have no ReLU
-                return self.blocks[name](x, lambda inner: film(inner, *maps[name]))
-            return film(self.blocks[name](x), *maps[name])
+                return self.blocks[name](x, modulate)
+            return modulate(self.blocks[name](x))
 
         return run
 
@@ -194,3 +219,7 @@ class UNet(nn.Module):
             return {}
         return {name: (gamma.flatten(1), beta.flatten(1))
                 for name, (gamma, beta) in zip(self.film_on, self.generator(z), strict=True)}
+
+
+def _nobody(_name: str, _before: Tensor, _after: Tensor) -> None:
+    """Watches nothing."""
