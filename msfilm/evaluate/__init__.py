@@ -21,6 +21,9 @@ _HOMES = {
     "panel_agreement": "agreement", "calibrate_raters": "calibration",
     "measure_scan": "realism_measures", "phantom_scans": "realism_scans", "real_scans": "realism_scans",
     "realism_report": "realism",
+    "collect_errors": "error_collect", "ErrorVoxels": "error_voxels", "boundary_shares": "errors_by",
+    "disagreement": "errors_by", "phantom_levels": "errors_by", "size_class": "errors_by", "ratio_ci": "stats",
+    "lesion_labels": "metrics",
     "Report": "report", "evaluate": "report",
 }
 

@@ -19,6 +19,7 @@ __all__ = [
     "VolumeScores",
     "apply_empty_rule",
     "dice",
+    "lesion_labels",
     "lesion_scores",
     "lesion_scores_by_size",
     "mask_pair",
@@ -144,6 +145,21 @@ def volume_scores(reference: np.ndarray, prediction: np.ndarray, voxel_volume_mm
         false_mm3=(n_prediction - hits) * voxel_volume_mm3,
         missed_mm3=(n_reference - hits) * voxel_volume_mm3,
     )
+
+
+def lesion_labels(mask: np.ndarray, *, min_voxels: int | None = None, rule: str = "any") -> np.ndarray:
+    """The lesions of a mask (X, Y, Z) numbered from 1, as a rule of LESION_RULES counts them; 0 is none.
+
+    Raises:
+        SettingError: SCORE-RULE.
+    """
+    if rule not in _COUNTING:
+        raise SettingError("SCORE-RULE", f"unknown lesion rule {rule!r}", mend=suggest(rule, LESION_RULES))
+    structure = ndimage.generate_binary_structure(3, _COUNTING[rule].neighbours)
+    labels, _ = ndimage.label(np.asarray(mask, bool), structure=structure)
+    counted = np.bincount(labels.ravel()) >= (_COUNTING[rule].min_voxels if min_voxels is None else min_voxels)
+    counted[0] = False
+    return np.where(counted, np.cumsum(counted), 0)[labels]
 
 
 @dataclass(frozen=True)

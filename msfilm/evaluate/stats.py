@@ -8,7 +8,7 @@ import numpy as np
 
 from msfilm.errors import SettingError
 
-__all__ = ["Interval", "PairedDifference", "bootstrap_ci", "paired_difference"]
+__all__ = ["Interval", "PairedDifference", "bootstrap_ci", "paired_difference", "ratio_ci"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,34 @@ def bootstrap_ci(scores, patients, *, n: int = 2000, seed: int = 0, level: float
     sums, counts = _table(scores, patients, None if seeds is None else seeds[scored])
     low, high = _quantiles(_resampled_means(sums, counts, n, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(scores.mean()), float(low), float(high), sums.shape[1], len(scores), level)
+
+
+def ratio_ci(part, whole, patients, *, n: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Sum of ``part`` over sum of ``whole``, with a percentile interval from resampling patients.
+
+    It is the mean over all voxels (or lesions) of all rows: rows that hold more count for more.
+
+    Args:
+        part, whole: of each row, such as error voxels near an outline and all error voxels; NaN ones are left out.
+        patients, n, seed, level: as for :func:`bootstrap_ci`.
+
+    Returns:
+        The interval; ``volumes`` are the rows whose ``whole`` is not 0.
+
+    Raises:
+        SettingError: BOOTSTRAP-SHAPE.
+    """
+    part, patients, _ = _prepare(part, patients, None)
+    whole = np.asarray(whole, dtype=float)
+    if whole.shape != part.shape:
+        raise SettingError("BOOTSTRAP-SHAPE", f"{len(part)} parts, but {len(whole)} wholes")
+    counted = ~np.isnan(part) & ~np.isnan(whole) & (whole != 0)
+    if not counted.any():
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0, level)
+    part, whole, patients = part[counted], whole[counted], patients[counted]
+    (parts, _), (wholes, _) = (_table(values, patients, None) for values in (part, whole))
+    low, high = _quantiles(_resampled_means(parts, wholes, n, seed), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(part.sum() / whole.sum()), float(low), float(high), parts.shape[1], len(part), level)
 
 
 def paired_difference(
