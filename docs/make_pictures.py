@@ -1,5 +1,5 @@
 """Make the README's pictures (the first two need the public scans): a real patient, real beside phantom, the
-table, what experiments found.
+table, what experiments found, a code that moves.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from msfilm.data.centres import centres_from_mask, centres_from_points, read_centreline
 from msfilm.data.crop import CropGrid, crop
@@ -17,7 +18,10 @@ from msfilm.evaluate.answers import answers
 from msfilm.evaluate.figure_table1 import table1_figure
 from msfilm.files import read_json
 from msfilm.phantom.cohort import make_scan
+from msfilm.phantom.direct import make_slices
+from msfilm.phantom.roster import CohortPlan
 from msfilm.places import shipped
+from msfilm.view import FilmExplorer
 from msfilm.view.ceiling import ceiling_figure
 from msfilm.view.forest import forest
 from msfilm.view.plots import slice_montage
@@ -111,8 +115,28 @@ def what_was_found() -> None:
     ceiling_figure(*ceilings).savefig(DOCS / "ceiling.png", dpi=100, **plain)
 
 
+def moving_code() -> None:
+    """What FilmExplorer shows while its slider goes from one contrast to the other and back."""
+    plan = CohortPlan(1000, stations=1, acquisitions=("bright_ax", "dark_ax"), decoys=True)
+    view = FilmExplorer("film-polarity-small", make_slices(8, plan, workers=1, progress=False))
+    # A slice with a lesion (dark) and a decoy (bright).
+    for name, value in (("patient", "sub-008"), ("scan", "sub-008_acq-dark_T2w"), ("slice", 6)):
+        view.controls[name].value = value
+    frames = []
+    for z in (1 + np.cos(np.linspace(0, 2 * np.pi, 37)[:-1])) / 2:
+        view.controls["z"].value = round(float(z), 2)
+        frames.append(Image.fromarray(view.picture()).convert("RGB"))
+        print(f"z {z:.2f}: Dice {view.dice:.3f}")
+    palette = frames[0].quantize(96, dither=Image.Dither.NONE)
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    waits = [1200 if i % 18 == 0 else 110 for i in range(len(frames))]
+    frames[0].save(DOCS / "moving_code.gif", save_all=True, append_images=frames[1:], duration=waits, loop=0,
+                   optimize=True)
+
+
 if __name__ == "__main__":
     real_patient()
     real_and_phantom()
     paper_table()
     what_was_found()
+    moving_code()

@@ -8,12 +8,13 @@ _HOMES = {
     "crop_figure": "slices", "error_overlay": "slices", "slice_montage": "slices",
     "dice_points": "charts", "film_heatmap": "charts", "scores_figure": "charts", "training_curves": "charts",
     "realism_chart": "realism", "realism_curves": "realism", "side_by_side": "realism",
+    "disagreement_figure": "error_charts", "error_groups": "error_charts",
     "show": "embed",
     # live views
     "AugmentExplorer": "augment_explorer", "CentrelinePicker": "centreline_picker",
     "CohortBrowser": "cohort_browser", "CropExplorer": "crop_explorer", "ErrorBrowser": "error_browser",
     "FilmExplorer": "film_explorer", "RaterExplorer": "rater_explorer", "SequenceLab": "sequence_lab",
-    "volume_3d": "volume_view",
+    "VolumeView": "volume_view", "volume_3d": "volume_view",
 }
 
 __all__ = sorted(_HOMES)

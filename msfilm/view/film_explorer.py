@@ -300,7 +300,12 @@ def _channels(network: Network) -> dict[str, int]:
 
 
 def _phantom(network: Network) -> SliceSet:
-    """Two patients that no shipped network has seen; a network that knows raters gets four of clear styles."""
+    """Patients that no shipped network has seen, of the kind that this one was made for."""
+    seen = set(getattr(network.encoder, "categories", ()))
+    if seen == {"bright", "dark"}:  # the eighth has a slice with a lesion and a decoy, far enough apart
+        plan = CohortPlan(1000, stations=1, acquisitions=("bright_ax", "dark_ax"), decoys=True)
+        return make_slices(8, plan, workers=1, progress=False)
+    # Four raters of clear styles for a network that knows raters.
     styles = (-0.45, -0.15, 0.15, 0.45) if "rater" in network.encoder.columns else ()
     plan = CohortPlan(1000, stations=1, panel_every=1, raters="crossed" if styles else "nested", styles_mm=styles)
     return make_slices(2, plan, workers=1, progress=False)

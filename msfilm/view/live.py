@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from msfilm.errors import MsfilmError
 from msfilm.view.embed import image_tag
+from msfilm.view.keys import VIEW_CLASS, ListKeys
 
 __all__ = ["LiveCanvas", "LiveView", "slider"]
 
@@ -87,6 +88,7 @@ class LiveView(ABC):
         self.words = ipywidgets.HTML()
         self.report = ipywidgets.Output()
         self.box: ipywidgets.Widget = ipywidgets.VBox()
+        self._keys = ListKeys(layout={"display": "none"})
         self._depth, self._wanted, self._finished = 0, False, False
 
     # ----- for those who write a view
@@ -141,7 +143,9 @@ class LiveView(ABC):
 
     def finish(self, *rows: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()) -> None:
         """Put rows of controls above the picture and ``below`` under it, draw for the first time, fix the layout."""
-        self.box = ipywidgets.VBox([*rows, self.canvas, self.words, *below, self.report], layout={"padding": "0 4px"})
+        self.box = ipywidgets.VBox([*rows, self.canvas, self.words, *below, self.report, self._keys],
+                                   layout={"padding": "0 4px"})
+        self.box.add_class(VIEW_CLASS)
         self._finished = True
         self.refresh()
         self.figure.draw_without_rendering()
@@ -209,7 +213,7 @@ class LiveView(ABC):
 
     def close(self) -> None:
         """Free the widgets."""
-        for widget in (*self.controls.values(), self.canvas, self.words, self.report, self.box):
+        for widget in (*self.controls.values(), self.canvas, self.words, self.report, self._keys, self.box):
             widget.close()
 
 
