@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ class LiveCanvas(Canvas):
         super().__init__(figure)
         self.moving: list[Artist] = []
         self._ground: tuple[Any, Any] | None = None
-        FigureManager(self, 0)  # becomes self.manager, and brings the toolbar that is hidden here
+        with warnings.catch_warnings():  # of ipympl's own toolbar, which its manager brings and which is hidden here
+            warnings.simplefilter("ignore", DeprecationWarning)
+            FigureManager(self, 0)  # becomes self.manager
         for part in ("toolbar_visible", "header_visible", "footer_visible", "resizable"):
             setattr(self, part, False)
         self.syncing_data_url = False  # a view has a still of its own: no second copy of each picture in the state
