@@ -188,3 +188,16 @@ def test_an_error_is_seen_and_raised_and_the_still_has_numbers(view, monkeypatch
     assert view.report.outputs[0]["ename"] == "ZeroDivisionError" and len(view.errors) == 1
     view.errors.clear()
     view.report.outputs = ()
+
+
+def test_lesion_on_slices_without_cord_is_lost_and_counts():
+    cord, lesion = np.zeros((60, 60, 12), bool), np.zeros((60, 60, 12), bool)
+    cord[25:35, 25:35, 3:9] = True
+    lesion[28:32, 28:32, 6:12] = True  # three slices of six have no cord, and no crop
+    affine = np.diag([0.75, 0.75, 3.0, 1.0])
+    view = CropExplorer(Volume(np.random.default_rng(0).random(cord.shape, np.float32), affine), cord, lesion)
+    voxel = 0.75 * 0.75 * 3
+    assert view.lesion_mm3 == pytest.approx(lesion.sum() * voxel)
+    assert view.lost_mm3 == pytest.approx(lesion[:, :, 9:].sum() * voxel)
+    assert view.dice == pytest.approx(2 * 0.5 / 1.5, abs=0.05)
+    view.close()

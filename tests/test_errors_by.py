@@ -10,7 +10,7 @@ import pytest
 from evaluate_cohort import VOXEL_MM, Brighter, Quadrant, cohort, known
 from scipy import ndimage
 
-from msfilm.errors import SettingError
+from msfilm.errors import InputError, SettingError
 from msfilm.evaluate.agreement import consensus
 from msfilm.evaluate.error_collect import collect_errors
 from msfilm.evaluate.error_voxels import POSITIONS
@@ -305,3 +305,10 @@ def test_wrong_settings_are_refused(panel, errors):
     for table in (errors.volumes, errors.slices, errors.lesions, errors.boundary):
         with pytest.raises(SettingError, match=r"REFERENCE-UNKNOWN.*truth"):
             table("trutj")
+
+
+def test_nothing_to_look_at_and_an_unknown_reference_are_refused(errors, panel):
+    with pytest.raises(InputError, match="SLICES-EMPTY"):
+        collect_errors(np.zeros((0, *panel.images.shape[1:]), np.float32), panel.select([]))
+    with pytest.raises(SettingError, match="REFERENCE-UNKNOWN"):
+        errors.counts("nobody")

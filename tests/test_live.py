@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import nbformat
@@ -214,3 +216,24 @@ def test_a_figure_without_words_is_refused(ramp):
     with pytest.raises(SettingError, match="ALT-MISSING"):
         ramp.still()
     assert isinstance(ramp.figure, Figure) and Image.fromarray(ramp.picture()).size == (480, 240)
+
+
+def test_a_closed_view_is_gone():
+    """Running a cell again and again must be able to give back what it took."""
+    before = set(_widgets())
+    ramp = Ramp()
+    ramp.connect("button_press_event", lambda event, view=ramp: view)
+    ramp.still()
+    gone = weakref.ref(ramp)
+    ramp.close()
+    del ramp
+    gc.collect()
+    assert gone() is None
+    left = set(_widgets()) - before
+    assert not left, [type(_widgets()[key]).__name__ for key in left]
+
+
+def _widgets():
+    from ipywidgets.widgets.widget import _instances
+
+    return _instances

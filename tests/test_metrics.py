@@ -14,6 +14,7 @@ from msfilm.evaluate.metrics import (
     LESION_RULES,
     apply_empty_rule,
     dice,
+    lesion_labels,
     lesion_scores,
     lesion_scores_by_size,
     pool_sizes,
@@ -259,3 +260,11 @@ def test_bins_of_several_volumes_add_up_to_all_lesions(rule):
 def test_an_unknown_lesion_rule_is_named():
     with pytest.raises(SettingError, match=r"SCORE-RULE.*did you mean 'overlap10'"):
         lesion_scores(np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), rule="overlap")
+
+
+@pytest.mark.parametrize(("mask", "code"), [(np.full((4, 4, 4), 255), "SCORE-VALUES"),
+                                            (np.full((4, 4, 4), 0.01), "SCORE-VALUES"),
+                                            (np.ones((4, 4), bool), "SCORE-SHAPE")])
+def test_only_a_mask_in_3d_has_lesions_to_number(mask, code):
+    with pytest.raises(SettingError, match=code):
+        lesion_labels(mask)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from msfilm.data.crop import coverage, uncrop
 from msfilm.data.slices import ScanMasks, SliceSet
-from msfilm.errors import SettingError, suggest
+from msfilm.errors import InputError, SettingError, suggest
 from msfilm.evaluate.error_voxels import ErrorVoxels, OfReference, label_voxels, lesion_table
 from msfilm.evaluate.metrics import lesion_labels
 from msfilm.evaluate.predict import predict_slices
@@ -38,11 +38,14 @@ def collect_errors(network: Network | np.ndarray, slices: SliceSet, *, reference
         **settings: of ``predict_slices``.
 
     Raises:
+        InputError: SLICES-EMPTY.
         SettingError: REFERENCE-UNKNOWN; SCORE-SHAPE for probabilities of another shape; THRESHOLD for a floor outside 0
             to 1; those of ``predict_slices``.
     """
     if not 0 < floor <= 1:
         raise SettingError("THRESHOLD", f"floor={floor}", mend="use more than 0, and at most 1")
+    if not len(slices):
+        raise InputError("SLICES-EMPTY", "there is no slice to look for errors in")
     names = _references(slices, references)
     crops = network if isinstance(network, np.ndarray) else predict_slices(network, slices, **settings)
     if crops.shape != slices.images.shape:

@@ -75,6 +75,7 @@ class ErrorVoxels:
 
     def counts(self, reference: str, threshold: float = 0.5) -> np.ndarray:
         """(S, 3) voxels found, false and missed on each slice."""
+        self._of(reference)
         drawn, marked = self.masks[reference], self.marked(threshold)
         kinds = (drawn & marked, marked & ~drawn, drawn & ~marked)
         return np.stack([np.bincount(self.slice[kind], minlength=len(self.stack)) for kind in kinds], axis=1)
@@ -115,8 +116,8 @@ class ErrorVoxels:
     def lesions(self, reference: str = "rater-1", threshold: float = 0.5, *, marked: bool = True) -> pd.DataFrame:
         """A row a lesion, the reference's (kind found or missed) and the network's (kind true or false; these only
         with ``marked``): whose it is, hit, covered (share of its voxels in the other mask), voxels, mm3, z of its
-        middle, first_z, last_z, slices, level of its middle, stack_position (0: top of the scan, 1: bottom), cut (it
-        reaches the first or last slice of the scan).
+        middle, first_z, last_z, slices, level of its middle, stack_position (0: top of
+        the slices that were looked at, 1: bottom), cut (it reaches the first or last slice of the scan).
         """
         table = self._of(reference).lesions
         hit = self._hit(reference, threshold)

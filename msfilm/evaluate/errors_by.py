@@ -166,7 +166,8 @@ def phantom_levels(slices: SliceSet, seed: int) -> pd.Series:
         (volume, z) -> level, ordered categories from C1 down.
 
     Raises:
-        SettingError: LEVELS-PHANTOM where these are not the phantoms of that seed.
+        SettingError: LEVELS-PHANTOM where the patients' centres are not those of that seed's phantoms. With one
+            patient another seed has the same centre by chance about once in 13; with more hardly ever.
     """
     names = []
     for row in slices.table.itertuples():

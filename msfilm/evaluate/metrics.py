@@ -92,12 +92,14 @@ class LesionScores:
         return asdict(self)
 
 
-def mask_pair(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mask_pair(reference: np.ndarray, prediction: np.ndarray, *, ndim: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two masks as bool arrays. Raises SettingError SCORE-SHAPE, SCORE-VALUES where they are no pair of masks."""
     reference, prediction = np.asarray(reference), np.asarray(prediction)
     if reference.shape != prediction.shape:
         raise SettingError("SCORE-SHAPE", f"reference {reference.shape}, but prediction {prediction.shape}",
                            mend="score on the scan's own grid: put the prediction back into it first")
+    if ndim and reference.ndim != ndim:
+        raise SettingError("SCORE-SHAPE", f"lesions are counted in {ndim}-D, but the masks are {reference.shape}")
     for name, mask in (("reference", reference), ("prediction", prediction)):
         # A probability map or a label map passed by mistake would be scored as a mask of everything above 0.
         if mask.dtype != bool and mask.size and not np.isin(mask, (0, 1)).all():
@@ -151,12 +153,12 @@ def lesion_labels(mask: np.ndarray, *, min_voxels: int | None = None, rule: str 
     """The lesions of a mask (X, Y, Z) numbered from 1, as a rule of LESION_RULES counts them; 0 is none.
 
     Raises:
-        SettingError: SCORE-RULE.
+        SettingError: SCORE-RULE, SCORE-VALUES, SCORE-SHAPE.
     """
     if rule not in _COUNTING:
         raise SettingError("SCORE-RULE", f"unknown lesion rule {rule!r}", mend=suggest(rule, LESION_RULES))
     structure = ndimage.generate_binary_structure(3, _COUNTING[rule].neighbours)
-    labels, _ = ndimage.label(np.asarray(mask, bool), structure=structure)
+    labels, _ = ndimage.label(mask_pair(mask, mask, ndim=3)[0], structure=structure)
     counted = np.bincount(labels.ravel()) >= (_COUNTING[rule].min_voxels if min_voxels is None else min_voxels)
     counted[0] = False
     return np.where(counted, np.cumsum(counted), 0)[labels]
@@ -175,9 +177,7 @@ def _match(reference: np.ndarray, prediction: np.ndarray, rule: str,
     """Label both masks and find which lesions of each are hit, under one of LESION_RULES."""
     if rule not in LESION_RULES:
         raise SettingError("SCORE-RULE", f"unknown lesion rule {rule!r}", mend=suggest(rule, LESION_RULES))
-    reference, prediction = mask_pair(reference, prediction)
-    if reference.ndim != 3:
-        raise SettingError("SCORE-SHAPE", f"lesions are counted in 3-D, but the masks are {reference.shape}")
+    reference, prediction = mask_pair(reference, prediction, ndim=3)
     union = ndimage.find_objects((reference | prediction).astype(np.uint8))
     if union and union[0] is not None:  # only the box that holds both masks is worth labelling
         reference, prediction = reference[union[0]], prediction[union[0]]

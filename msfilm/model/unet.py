@@ -180,9 +180,9 @@ class UNet(nn.Module):
     def _maps(self, z: Tensor | None, given: Mapping[str, tuple[Tensor, Tensor]] | None) -> dict[str, tuple]:
         """Place -> (gamma, beta), each (N, C, 1, 1), from z or as given."""
         if given is not None:
-            if self.generator is None or tuple(given) != self.film_on or any(
-                    half.shape[1:] != (c,) for pair, c in zip(given.values(), self.generator.channels, strict=True)
-                    for half in pair):
+            if self.generator is None or set(given) != set(self.film_on) or any(
+                    half.shape[1:] != (c,) for name, c in zip(self.film_on, self.generator.channels, strict=True)
+                    for half in given[name]):
                 raise ValueError(f"UNet: film_parameters of {', '.join(given)}, expected gamma and beta (N, C) of "
                                  f"{', '.join(self.film_on) or 'no place'}")
             return {name: (gamma[:, :, None, None], beta[:, :, None, None]) for name, (gamma, beta) in given.items()}

@@ -95,6 +95,8 @@ class CropExplorer(LiveView):
         self.scored = "lesion" if self.lesion is not None and self.lesion[:, :, self.zs].any() else "cord"
         mask = getattr(self, self.scored)
         self._rows = np.flatnonzero(mask[:, :, self.zs].any((0, 1))) if mask is not None else np.zeros(0, int)
+        self._outside = np.setdiff1d(np.arange(image.data.shape[2]), self.zs)
+        self._outside = self._outside[mask[:, :, self._outside].any((0, 1))] if mask is not None else self._outside[:0]
         self.whole_scan = len(self._rows) <= MOST_SLICES
         where = self.zs[len(self.zs) // 2] if mask is None or not len(self._rows) else self.zs[
             self._rows[mask[:, :, self.zs[self._rows]].sum((0, 1)).argmax()]]  # fmt: skip
@@ -235,14 +237,17 @@ class CropExplorer(LiveView):
         self.dice = self.soft_dice = self.slice_dice = float("nan")
         if mask is None or not len(rows):
             return None
+        outside = mask[:, :, self._outside] if self.whole_scan else mask[:, :, :0]  # slices that no crop has
         mask = mask[:, :, self.zs[rows]]
         grid = self._grid(mask.shape, np.arange(len(rows)), rows)
         soft, _ = crop(mask, grid)
         hard = uncrop((soft >= 0.5).astype(np.float32), grid) >= 0.5
         voxel_mm3 = float(np.prod(self.image.voxel_mm))
-        self.lesion_mm3 = mask.sum() * voxel_mm3
-        self.lost_mm3 = (mask & ~coverage(grid)).sum() * voxel_mm3
-        self.dice, self.soft_dice = dice(mask, hard), dice(mask, uncrop(soft, grid) >= 0.5)
+        self.lesion_mm3 = (mask.sum() + outside.sum()) * voxel_mm3
+        self.lost_mm3 = ((mask & ~coverage(grid)).sum() + outside.sum()) * voxel_mm3
+        everywhere, nothing = np.concatenate([mask, outside], axis=2), np.zeros_like(outside)
+        self.dice, self.soft_dice = (dice(everywhere, np.concatenate([found, nothing], axis=2))
+                                     for found in (hard, uncrop(soft, grid) >= 0.5))
         if index not in rows:
             return None
         k = int(np.flatnonzero(rows == index)[0])

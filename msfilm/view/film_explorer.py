@@ -250,7 +250,9 @@ class FilmExplorer(LiveView):
 
     def describe(self) -> str:
         layer, channel, change = (self.controls[name].value for name in ("layer", "channel", "change"))
-        code = {"right": "the right code", "wrong": "a wrong code", "slider": "the sliders' code"}
+        right = np.allclose(self.z, self.codes.right(self.picker.index)[0][0].numpy())
+        code = {"right": "the right code", "wrong": "the only code there is" if right else "a wrong code",
+                "slider": "the sliders' code"}
         z = ", ".join(f"{label} {value:.2f}" for label, value in
                       zip(self._network.encoder.labels, self.z, strict=True) if value or len(self.z) < 5)
         reference = self.picker.said

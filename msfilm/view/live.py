@@ -90,7 +90,8 @@ class LiveView(ABC):
         self.errors: list[Exception] = []
         self.words = ipywidgets.HTML()
         self.report = ipywidgets.Output()
-        self.box: ipywidgets.Widget = ipywidgets.VBox()
+        self.box = ipywidgets.VBox(layout={"padding": "0 4px"})
+        self.box.add_class(VIEW_CLASS)
         self._keys = ListKeys(layout={"display": "none"})
         self._depth, self._wanted, self._finished = 0, False, False
 
@@ -146,9 +147,7 @@ class LiveView(ABC):
 
     def finish(self, *rows: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()) -> None:
         """Put rows of controls above the picture and ``below`` under it, draw for the first time, fix the layout."""
-        self.box = ipywidgets.VBox([*rows, self.canvas, self.words, *below, self.report, self._keys],
-                                   layout={"padding": "0 4px"})
-        self.box.add_class(VIEW_CLASS)
+        self.box.children = [*rows, self.canvas, self.words, *below, self.report, self._keys]
         self._finished = True
         self.refresh()
         self.figure.draw_without_rendering()
@@ -215,9 +214,24 @@ class LiveView(ABC):
         return dict(self.box._repr_mimebundle_(**how) or {}) | {"text/html": self.still().data}
 
     def close(self) -> None:
-        """Free the widgets."""
-        for widget in (*self.controls.values(), self.canvas, self.words, self.report, self._keys, self.box):
+        """Free all widgets, and what the view holds; one that is not closed stays as long as its kernel."""
+        waiting, found = [self.box, *self.controls.values()], []
+        while waiting:
+            widget = waiting.pop()
+            if widget not in found:
+                found.append(widget)
+                parts = (getattr(widget, name, None) for name in ("layout", "style", "toolbar"))
+                waiting += [*getattr(widget, "children", ()), *(part for part in parts if part is not None)]
+                if widget is self.canvas:
+                    waiting.append(self.canvas.manager.toolbar)
+        for widget in found:
+            widget.unobserve_all()
+            if isinstance(widget, ipywidgets.Button):
+                widget._click_handlers.callbacks.clear()
             widget.close()
+        self.canvas.moving.clear()
+        for number in [number for answers in self.canvas.callbacks.callbacks.values() for number in answers]:
+            self.canvas.mpl_disconnect(number)
 
 
 def _line(text: str, role: str = "status") -> str:

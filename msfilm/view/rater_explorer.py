@@ -38,7 +38,7 @@ class RaterExplorer(LiveView):
     that four raters of clear styles drew, and ``RaterExplorer(slices, "film-rater-small", style_mm=...)`` with the
     network. Outlines are of the crop; Dice and mm³ are of the whole volume on the scan's own grid. 'together' is where
     the share of raters (or STAPLE's probability) reaches the threshold; a half is the majority, ties marked. The bars
-    say how each rater agrees with it, or with what the others alone would make of it. STAPLE runs once a volume.
+    say how each rater agrees with it, or with what the others alone would make of it.
 
     The style slider gives the network a code between those of its raters, in the order of their styles, and a little
     beyond either end; its outline, its volume and its Dice with each rater follow. A diamond is the mean code's Dice.
@@ -74,7 +74,7 @@ class RaterExplorer(LiveView):
         self.axis = None
         if network is not None:
             self.axis = StyleAxis(network if isinstance(network, Network) else load_network(network), style_mm)
-        self.style_mm = dict(style_mm or {})
+        self.style_mm = {} if style_mm is None else dict(style_mm)
         start = volume or max(names, key=lambda name: self._volumes[name].marked_mm3)
         self.places = max(len(one.raters) for one in self._volumes.values())
         if self.places > len(_RATERS):

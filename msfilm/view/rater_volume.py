@@ -157,7 +157,7 @@ class StyleAxis:
         if len(known) < 2:
             raise SettingError("STYLE-UNKNOWN", f"this network is told {network.conditioning}: it has no rater styles",
                                mend="give one that is told the rater, such as 'film-rater-small'")
-        style_mm = dict(style_mm) if style_mm else dict(zip(known, range(1, len(known) + 1), strict=True))
+        style_mm = dict(style_mm) if style_mm is not None else dict(zip(known, range(1, len(known) + 1), strict=True))
         self.unit = " mm" if any(isinstance(one, float) for one in style_mm.values()) else ""
         if lost := [who for who in known if who not in style_mm]:
             raise SettingError("STYLE-UNKNOWN", f"no style_mm for {', '.join(lost)}", mend=suggest(lost[0], style_mm))
