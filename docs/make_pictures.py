@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from msfilm.data.centres import centres_from_mask, centres_from_points, read_centreline
@@ -122,12 +123,20 @@ def moving_code() -> None:
     # A slice with a lesion (dark) and a decoy (bright).
     for name, value in (("patient", "sub-008"), ("scan", "sub-008_acq-dark_T2w"), ("slice", 6)):
         view.controls[name].value = value
+    # The channel of the first layer whose gamma the code moves most.
+    with torch.no_grad():
+        gamma, _ = view.network.model.film_parameters(torch.eye(2))["down1"]
+    view.controls["layer"].value = "down1"
+    view.controls["channel"].value = int((gamma[0] - gamma[1]).abs().argmax())
     frames = []
     for z in (1 + np.cos(np.linspace(0, 2 * np.pi, 37)[:-1])) / 2:
         view.controls["z"].value = round(float(z), 2)
         frames.append(Image.fromarray(view.picture()).convert("RGB"))
         print(f"z {z:.2f}: Dice {view.dice:.3f}")
-    palette = frames[0].quantize(96, dither=Image.Dither.NONE)
+    palette = frames[18].quantize(160, kmeans=4, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.sum(axis=1).argmax()] = 255  # a mean of nearly white pixels: let the page be white
+    palette.putpalette(colours.ravel().tolist())
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     waits = [1200 if i % 18 == 0 else 110 for i in range(len(frames))]
     frames[0].save(DOCS / "moving_code.gif", save_all=True, append_images=frames[1:], duration=waits, loop=0,
