@@ -151,6 +151,8 @@ class FilmExplorer(LiveView):
 
     def _words(self, key: str) -> str:
         stops = self.codes.knobs[key].stops
+        if len(stops) > 2:  # the curve's axis has their names
+            return "z"
         return f"z, {next(iter(stops.values()))} 0" + "".join(
             f", {name} {at:g}" for at, name in [*stops.items()][1:]) if stops else self.codes.knobs[key].label
 
@@ -252,7 +254,7 @@ class FilmExplorer(LiveView):
         layer, channel, change = (self.controls[name].value for name in ("layer", "channel", "change"))
         right = np.allclose(self.z, self.codes.right(self.picker.index)[0][0].numpy())
         code = {"right": "the right code", "wrong": "the only code there is" if right else "a wrong code",
-                "slider": "the sliders' code"}
+                "slider": "the sliders' code, " + ("the right one" if right else "which is not this scan's")}
         z = ", ".join(f"{label} {value:.2f}" for label, value in
                       zip(self._network.encoder.labels, self.z, strict=True) if value or len(self.z) < 5)
         reference = self.picker.said

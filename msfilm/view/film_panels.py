@@ -179,14 +179,15 @@ class CurvePanel:
         ax.set_axisbelow(True)
         self._fitted: tuple = ()
         self.title = ax.set_title(" ", fontsize=10, pad=4)
-        view.move(self.unchanged, self.line, self.stops, self.right, self.own, self.at, self.now, self.title)
+        self.none = ax.text(0.5, 0.5, "no Dice here", transform=ax.transAxes, fontsize=9, ha="center", va="center")
+        view.move(self.unchanged, self.line, self.stops, self.right, self.own, self.at, self.now, self.title, self.none)
 
     def fit(self, low: float, high: float, stops: Mapping[float, str]) -> None:
         """The axis of another slider."""
         if self._fitted == (fitted := (low, high, dict(stops))):
             return
         self._fitted = fitted
-        self.ax.set_xlim(low, high)
+        self.ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
         if stops:
             crowded = sum(map(len, stops.values())) > 30
             self.ax.set_xticks([*stops], [*stops.values()], fontsize=9, rotation=30 if crowded else 0,
@@ -208,6 +209,7 @@ class CurvePanel:
         """
         self.line.set_data(grid, dice)
         self.unchanged.set_data(*(([], []) if unchanged is None else (grid, unchanged)))
+        self.none.set_visible(not np.isfinite(dice).any())  # both masks empty, or no reference
         at = np.isin(grid, [*stops])
         self.stops.set_data(grid[at], dice[at])
         here = grid == right if right is not None else np.zeros(len(grid), bool)
