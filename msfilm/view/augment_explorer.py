@@ -184,15 +184,17 @@ class AugmentExplorer(LiveView):
             return
         config, self._adopting = PRESETS[preset], True
         with self.hold():
-            for name, (_, _, chance) in _AMOUNTS.items():
-                self.controls[name].value = getattr(config, name) if getattr(config, chance) else 0.0
-            self.controls["flip"].value = config.flip_lr_p > 0
-            self.controls["operation"].value = "none"
-            for name in ("mask_shift_mm", "mask_soft_mm"):
-                self.controls[name].value = 0.0
-            self.controls["strength"].value = 1.0 if config.mask_morphology_p else 0.0
-            self.controls["preset"].value = preset
-            self._adopting = False
+            try:
+                for name, (_, _, chance) in _AMOUNTS.items():
+                    self.controls[name].value = getattr(config, name) if getattr(config, chance) else 0.0
+                self.controls["flip"].value = config.flip_lr_p > 0
+                self.controls["operation"].value = "none"
+                for name in ("mask_shift_mm", "mask_soft_mm"):
+                    self.controls[name].value = 0.0
+                self.controls["strength"].value = 1.0 if config.mask_morphology_p else 0.0
+                self.controls["preset"].value = preset
+            finally:
+                self._adopting = False
 
     def _config(self) -> AugmentConfig:
         """What the controls ask for; NO_AUGMENT itself where they ask for nothing."""

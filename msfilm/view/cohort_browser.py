@@ -66,6 +66,8 @@ class CohortBrowser(LiveView):
             if given is not None and given not in set(known):
                 raise SettingError("BROWSER-CHOICE", f"{given!r} is not in {self.dataset.name}",
                                    mend=suggest(given, set(known)))
+        if patient is not None and volume is not None and self.table.loc[volume, "patient"] != patient:
+            raise SettingError("BROWSER-CHOICE", f"{volume} is not of {patient}", mend="give one of the two")
         super().__init__(9.6, 3.9)
         self.volume: Volume | None = None
         self.masks: dict[str, np.ndarray] = {}

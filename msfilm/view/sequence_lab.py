@@ -78,7 +78,7 @@ class SequenceLab(LiveView):
         self._kinds, area = [(lesion.kind, lesion.strength) for lesion in lesions], scan.truth.sum((0, 1))
         names = list(signals(scan.protocol.times(), self._kinds))
         wide = np.flatnonzero(area >= 0.3 * area.max())
-        found = np.unique([area.argmax(), *wide[np.linspace(0, len(wide) - 1, slices - 1).round().astype(int)]])
+        found = np.unique([area.argmax(), *wide[np.linspace(0, len(wide) - 1, max(1, slices) - 1).round().astype(int)]])
         self.maps = {int(z): SliceMaps.of(body, lesions, scan.plan, int(z), names) for z in found}
         field = np.concatenate([scan.scanner.field[:3], [0, 0]])  # along z there is one slice only
         self._scanner, self._curves = Scanner(1, 1, field, np.ones(1)), None

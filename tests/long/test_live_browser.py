@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,17 +21,6 @@ from live_views import VIEWS
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 SHOTS = os.environ.get("MSFILM_SHOTS", "")  # a folder to keep the screenshots in
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        message = "no Chromium here: install it (Debian: apt-get install chromium)"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 @pytest.fixture(scope="module")
