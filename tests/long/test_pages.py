@@ -11,7 +11,7 @@ from PIL import Image
 
 from msfilm.course import run_course
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]  # the whole course is run first
 
 # Appended to a copy of the page: the browser writes down what it drew, and the test reads it from the dumped document.
 PROBE = """<script>
