@@ -75,8 +75,6 @@ class AugmentExplorer(LiveView):
         SettingError: PLOT-SHAPE, MASK-UNKNOWN, AUGMENT-PRESET, AUGMENT-SEED.
     """
 
-    TITLE = "Augmentation"
-
     def __init__(self, images: Any = None, masks: Any = None, *, spacing_mm: float = 0.75,
                  preset: str = "altered truth", seed: int = 3):
         super().__init__(9.9, 4.0)

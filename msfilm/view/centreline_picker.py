@@ -51,8 +51,6 @@ class CentrelinePicker(LiveView):
         InputError: of the scan (NIFTI-*) or of the points (CENTRELINE-*).
     """
 
-    TITLE = "Where is the cord?"
-
     def __init__(self, scan: str | Path, out: str | Path | None = None, *, points: Any = None):
         self.scan, self.volume = Path(scan), read_image(scan)
         stem = self.scan.name.removesuffix(".gz").removesuffix(".nii")

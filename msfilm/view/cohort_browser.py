@@ -57,8 +57,6 @@ class CohortBrowser(LiveView):
         InputError: BIDS-MISSING, BIDS-EMPTY; SettingError: BROWSER-CHOICE for a patient or volume that is not there.
     """
 
-    TITLE = "The cohort"
-
     def __init__(self, dataset: str | Path, *, patient: str | None = None, volume: str | None = None):
         self.dataset = Path(dataset).absolute()
         self.table = find_volumes(self.dataset)

@@ -58,8 +58,6 @@ class CropExplorer(LiveView):
         whole_scan: False where the mask has so many slices that these numbers are of the slice that is shown.
     """
 
-    TITLE = "Crop explorer"
-
     def __init__(
         self,
         image: Volume | str | Path | None = None,

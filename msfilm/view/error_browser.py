@@ -57,8 +57,6 @@ class ErrorBrowser(LiveView):
         SettingError: REFERENCE-UNKNOWN, BROWSER-COLOUR, THRESHOLD; those of ``collect_errors``.
     """
 
-    TITLE = "Error browser"
-
     def __init__(self, slices: SliceSet, network: Network | np.ndarray | str | Path = "film-contrast-small", *,
                  threshold: float = 0.5, references: Sequence[str] | None = None,
                  levels: Mapping[tuple[str, int], str] | pd.Series | None = None, colour_by: str = "contrast"):

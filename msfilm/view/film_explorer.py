@@ -55,8 +55,6 @@ class FilmExplorer(LiveView):
         InputError: SLICES-EMPTY.
     """
 
-    TITLE = "Gamma and beta"
-
     def __init__(self, network: Network | str | Path = "film-contrast-small", slices: SliceSet | None = None, *,
                  threshold: float = 0.5):
         self._network = network if isinstance(network, Network) else load_network(network)

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -80,8 +80,6 @@ class LiveView(ABC):
         controls: name -> widget; set ``view.controls["z"].value`` to do what a reader does.
         errors: all that ``update`` or an answer to a click has raised.
     """
-
-    TITLE: ClassVar[str] = ""
 
     def __init__(self, width: float, height: float):
         self.figure = Figure(figsize=(width, height), dpi=_PIXELS_PER_INCH, facecolor="white", layout="constrained")

@@ -60,8 +60,6 @@ class RaterExplorer(LiveView):
         SettingError: AGREEMENT-FEW, VOLUME-UNKNOWN, STYLE-UNKNOWN, NETWORK-UNKNOWN.
     """
 
-    TITLE = "Raters"
-
     def __init__(self, slices: SliceSet | None = None, network: Network | str | Path | None = None, *,
                  style_mm: Mapping[str, float] | None = None, volume: str | None = None):
         super().__init__(10.0, 6.3)
