@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from msfilm.data.download import NO_NETWORK, NoAnswer, download
+from msfilm.data.manifests import Manifest, PublicFile, find_manifest, read_manifests
+from msfilm.data.unpack import unpack
 from msfilm.errors import FetchError, suggest
 from msfilm.files import atomic_path, sha256_file
-from msfilm.places import shipped
 
 __all__ = ["MIRROR", "Manifest", "PublicFile", "fetch", "fetch_file", "find_manifest", "read_manifests"]
 
 MIRROR = "MSFILM_MIRROR"  # environment variable: a folder laid out <data set>/<path>, used instead of the network
-_WITHOUT_NETWORK = f"set {MIRROR} to a folder laid out <data set>/<path>, or go on with a phantom: msfilm phantom DIR"
-
-
-@dataclass(frozen=True)
-class PublicFile:
-    """One file of a public data set: where it is, and what it must be."""
-
-    path: str
-    url: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """One public data set at a fixed commit, with what its authors ask of a user."""
-
-    name: str
-    title: str
-    repository: str
-    commit: str
-    licence: str
-    citation: str
-    files: tuple[PublicFile, ...]
-
-    @property
-    def attribution(self) -> str:
-        """The lines to show whenever its files are used."""
-        source = f"{self.repository} at commit {self.commit[:12]}"
-        return f"{self.name}: {self.title}\n  from {source}, licence {self.licence}\n  cite: {self.citation}"
-
-
-def read_manifests(folder: str | Path | None = None) -> dict[str, Manifest]:
-    """Every manifest of ``folder`` (default: the ones that come with msfilm), by data set name."""
-    found = {}
-    for path in sorted(Path(folder or shipped("data_manifests")).glob("*.json")):
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        fields["files"] = tuple(PublicFile(**entry) for entry in fields["files"])
-        found[fields["name"]] = Manifest(**fields)
-    return found
-
-
-def find_manifest(name: str, folder: str | Path | None = None) -> Manifest:
-    """The manifest of one data set. Raises FetchError ``FETCH-UNKNOWN`` with the name that was probably meant."""
-    known = read_manifests(folder)
-    if name not in known:
-        raise FetchError("FETCH-UNKNOWN", f"no data set is called {name!r}", mend=suggest(name, known))
-    return known[name]
+_UNPACKED = ".msfilm-unpacked"  # in an unpacked folder: the archive's hash
+_SHOWN: set[tuple[str, Path]] = set()  # attributions are printed once a process and folder
 
 
 def fetch(
@@ -73,38 +28,51 @@ def fetch(
     files: Iterable[str] | None = None,
     progress: bool = True,
     manifests: str | Path | None = None,
+    stall_s: float | None = None,
 ) -> Path:
     """Have the files of one public data set on this machine; return the folder that holds them.
 
     With ``MSFILM_MIRROR`` set they are read there, in place. Otherwise each is downloaded into the user's cache folder,
-    unless it is there already. SHA-256 is checked in both cases, and a file gets its final name only once it is right.
+    unless it is there already; a download that was cut goes on where it stopped. SHA-256 is checked in both cases, and
+    a file gets its final name only once it is right. If one file fails the others are still fetched, unless nobody
+    answers or the disk is full; what failed is said at the end.
 
     Args:
         name: the data set, for example ``'sct_testing_data'``.
         out: a folder to have the files in, under ``out/name``, instead of the cache or the mirror.
         files: paths inside the data set; all of them by default.
-        progress: show a bar for each download.
+        progress: show one bar, in bytes, over all files.
         manifests: another folder of manifests than msfilm's own.
+        stall_s: give up a connection that brings nothing for so many seconds (default 30).
 
     Raises:
-        FetchError: ``FETCH-UNKNOWN`` (no such data set or file), ``FETCH-OFFLINE`` (no answer, or the connection
-            broke), ``FETCH-HTTP`` (the server refused), ``FETCH-HASH`` (not the bytes that the manifest names),
-            ``FETCH-DISK`` (cannot be written).
+        FetchError: ``FETCH-UNKNOWN`` (no such data set or file), ``FETCH-ASK`` (a set that has to be asked for),
+            ``FETCH-OFFLINE`` (no answer, or the connection broke), ``FETCH-HTTP`` (the server refused), ``FETCH-HASH``
+            (not the bytes that the manifest names), ``FETCH-SIZE`` (more bytes than promised), ``FETCH-DISK`` (cannot
+            be written), ``FETCH-UNSAFE`` and ``FETCH-ARCHIVE`` (see ``unpack``); ``FETCH-INCOMPLETE`` where several
+            files failed, with each one's own error.
     """
     manifest = find_manifest(name, manifests)
     by_path = {entry.path: entry for entry in manifest.files}
-    wanted = list(by_path) if files is None else [str(path) for path in files]
+    wanted = list(by_path) if files is None else list(dict.fromkeys(str(path) for path in files))
     for path in wanted:
         if path not in by_path:
             raise FetchError("FETCH-UNKNOWN", f"data set {name!r} has no file {path!r}", mend=suggest(path, by_path))
-    print(manifest.attribution)
+    entries = [by_path[path] for path in wanted]
     mirror = os.environ.get(MIRROR)
-    folder = Path(out) / name if out is not None else Path(mirror) / name if mirror else _cache() / name
-    for path in wanted:
-        if mirror:
-            _from_mirror(by_path[path], Path(mirror) / name, folder)
-        else:
-            _download(by_path[path], folder, progress)
+    in_place = mirror and not any(entry.unpack for entry in entries)  # a mirror is never written to
+    folder = (Path(out) if out is not None else Path(mirror) if in_place else _cache()) / name
+    if (manifest.attribution, folder) not in _SHOWN:
+        _SHOWN.add((manifest.attribution, folder))
+        print(manifest.attribution)
+    failed = _all(entries, folder, Path(mirror) / name if mirror else None, progress, stall_s)
+    if len(failed) == 1 and len(entries) == 1:
+        raise failed[0]
+    if failed:
+        listed = "".join(f"\n  {error}" for error in failed)
+        what = f"{len(entries) - len(failed)} of {len(entries)} files are here, {len(failed)} failed:{listed}\n "
+        mend = f"run it again to fetch only these; or {NO_NETWORK}"
+        raise FetchError("FETCH-INCOMPLETE", what, where=folder, mend=mend)
     return folder
 
 
@@ -126,9 +94,61 @@ def _cache() -> Path:
     return Path(pooch.os_cache("msfilm"))
 
 
-def _from_mirror(entry: PublicFile, mirror: Path, folder: Path) -> None:
+def _all(
+    entries: list[PublicFile], folder: Path, mirror: Path | None, progress: bool, stall_s: float | None
+) -> list[FetchError]:
+    """Have every entry in ``folder``; give the errors of those that failed."""
+    from tqdm import tqdm
+
+    failed: list[FetchError] = []
+    total = sum(entry.bytes for entry in entries)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=not progress) as bar:
+        for i, entry in enumerate(entries):
+            before = bar.n
+            try:
+                _one(entry, folder, mirror, bar.update, stall_s)
+            except FetchError as error:
+                bar.update(before - bar.n)
+                failed.append(error)
+                if isinstance(error, NoAnswer) or error.code == "FETCH-DISK":
+                    rest = [other for other in entries[i + 1 :] if not (folder / other.path).is_file()]
+                    failed += [_not_tried(other, error) for other in rest]
+                    break
+    return failed
+
+
+def _not_tried(entry: PublicFile, error: FetchError) -> FetchError:
+    return FetchError(error.code, "not tried after this", where=entry.path)
+
+
+def _one(
+    entry: PublicFile, folder: Path, mirror: Path | None, advance: Callable[[int], Any], stall_s: float | None
+) -> None:
+    target = folder / entry.path
+    if mirror:
+        _from_mirror(entry, mirror / entry.path, target)
+        advance(entry.bytes)
+    else:
+        download(entry, target, advance=advance, stall_s=stall_s)
+    if entry.unpack:
+        _unpack(entry, target, folder / entry.unpack.into)
+
+
+def _unpack(entry: PublicFile, archive: Path, folder: Path) -> None:
+    """Unpack an archive that is known to be right, unless that has been done."""
+    mark = folder.parent / f"{_UNPACKED}-{folder.name}"
+    try:
+        if folder.is_dir() and mark.is_file() and mark.read_text(encoding="ascii", errors="replace") == entry.sha256:
+            return
+        unpack(archive, folder, max_bytes=entry.unpack.bytes, max_files=entry.unpack.files)
+        with atomic_path(mark) as temporary:
+            temporary.write_text(entry.sha256, encoding="ascii")
+    except OSError as error:
+        raise _disk(folder, error) from error
+
+
+def _from_mirror(entry: PublicFile, source: Path, target: Path) -> None:
     """Check one file of the mirror; copy it only if it is wanted in another folder."""
-    source = mirror / entry.path
     if not source.is_file():
         raise FetchError(
             "FETCH-OFFLINE",
@@ -136,66 +156,31 @@ def _from_mirror(entry: PublicFile, mirror: Path, folder: Path) -> None:
             where=source,
             mend=f"complete the mirror, or unset {MIRROR} to download the file",
         )
-    _check(source, entry)
-    target = folder / entry.path
-    if target != source:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def _check(path: Path, entry: PublicFile) -> None:
-    found = sha256_file(path)
+    try:
+        found, size = sha256_file(source), source.stat().st_size
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        raise FetchError("FETCH-OFFLINE", reason, where=source, mend=f"mend the mirror, or unset {MIRROR}") from error
     if found != entry.sha256:
-        what = f"{path.stat().st_size} bytes with SHA-256 {found[:12]}, but the manifest has {entry.bytes} bytes with"
+        what = f"{size} bytes with SHA-256 {found[:12]}, but the manifest has {entry.bytes} bytes with"
         raise FetchError(
             "FETCH-HASH",
             f"{what} {entry.sha256[:12]}",
-            where=path,
-            mend="the copy is damaged or another version: fetch it again",
+            where=source,
+            mend=f"the copy is damaged or another version: complete the mirror again, or unset {MIRROR}",
         )
-
-
-def _download(entry: PublicFile, folder: Path, progress: bool) -> None:
-    """Download one file unless the right one is there. pooch writes to a temporary name and moves it when checked."""
-    import pooch
-    import requests
-
-    pooch.get_logger().setLevel("WARNING")
-    target = folder / entry.path
     try:
-        pooch.retrieve(
-            entry.url,
-            known_hash=f"sha256:{entry.sha256}",
-            fname=target.name,
-            path=target.parent,
-            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30),
-        )
-    except requests.HTTPError as error:
-        raise FetchError(
-            "FETCH-HTTP",
-            f"the server answered {error.response.status_code} for {entry.url}",
-            where=entry.path,
-            mend=_WITHOUT_NETWORK,
-        ) from error
-    except requests.RequestException as error:
-        reason = type(error).__name__
-        raise FetchError(
-            "FETCH-OFFLINE",
-            f"no complete answer from {entry.url} ({reason})",
-            where=entry.path,
-            mend=f"check the network; or {_WITHOUT_NETWORK}",
-        ) from error
+        if target != source:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
     except OSError as error:
-        raise FetchError(
-            "FETCH-DISK",
-            f"cannot be written: {error.strerror or error}",
-            where=target,
-            mend="free some space, or name another folder with out=",
-        ) from error
-    except ValueError as error:  # what pooch raises for other bytes than the manifest's
-        raise FetchError(
-            "FETCH-HASH",
-            f"{entry.url} did not deliver the bytes that the manifest names",
-            where=entry.path,
-            mend=f"try again; if it stays so, the source has changed: {_WITHOUT_NETWORK}",
-        ) from error
+        raise _disk(target, error) from error
+
+
+def _disk(where: Path, error: OSError) -> FetchError:
+    return FetchError(
+        "FETCH-DISK",
+        f"cannot be written: {error.strerror or error}",
+        where=where,
+        mend="free some space, or name another folder with --out (in Python: out=)",
+    )
