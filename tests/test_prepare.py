@@ -96,14 +96,14 @@ def test_refused_volumes_are_listed_and_the_rest_goes_on(tree, tmp_path):
     slices, refused = prepare(root, tmp_path / "out", progress=False)
     assert [fault.code for fault in refused] == [
         "NIFTI-TRUNCATED",
-        "MASK-GRID",
+        "MASK-APART",
         "MASK-EMPTY",
         "MASK-MISSING",
         "MASK-VALUES",
     ]
     assert list(slices.volumes.index) == ["sub-006_T2w"]
     listed = json.loads((tmp_path / "out" / "refused.json").read_text())
-    assert [sorted(entry) for entry in listed] == [["code", "message", "path"]] * 5
+    assert [sorted(entry) for entry in listed] == [["code", "message", "path", "verdict"]] * 5
     assert [entry["code"] for entry in listed] == [fault.code for fault in refused] and listed[0]["path"] == str(
         scan(1)
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from msfilm.cli import data, networks  # isort: skip  # in the order in which --help lists the commands
+from msfilm.cli import data, check, localise, networks, segment  # isort: skip  # in the order in which --help lists the commands
 from msfilm.cli import course  # isort: skip
 from msfilm.cli.app import app, main
 
-__all__ = ["app", "course", "data", "main", "networks"]
+__all__ = ["app", "check", "course", "data", "localise", "main", "networks", "segment"]

@@ -1,16 +1,16 @@
-"""Commands for data: phantoms, public scans, preparing; and how real the phantoms are."""
+"""Commands for data: phantoms, public scans; and how real the phantoms are."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from msfilm.cli.app import Quiet, app
+from msfilm.errors import SettingError
 
-__all__ = ["calibrate", "fetch", "phantom", "prepare", "realism"]
+__all__ = ["calibrate", "fetch", "phantom", "realism"]
 
 
 @app.command()
@@ -101,45 +101,35 @@ def fetch(
     name: Annotated[str | None, typer.Argument(help="The data set; without it, the list of them.")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Only this file of it (may be repeated).")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the files, instead of the cache.")] = None,
+    bids: Annotated[Path | None, typer.Option(help="Lay the whole set out here as a BIDS data set.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the data sets, or the files of NAME.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download public scans and check them; MSFILM_MIRROR names a folder to read them from instead."""
+    """Download public scans and check them; MSFILM_MIRROR names a folder to read them from instead.
+
+    A download that was cut goes on where it stopped. Exit code 1 if a file failed; the others are there.
+    """
     from msfilm.data.fetch import fetch as fetch_files
     from msfilm.data.fetch import find_manifest, read_manifests
+    from msfilm.data.lay_out import lay_out_bids
+    from msfilm.data.manifests import read_requests
 
+    if bids is not None and (name is None or file or out is not None or list_):
+        what = "--bids lays out a whole set: it goes with NAME alone"
+        raise SettingError("FETCH-OPTIONS", what, where="--bids", mend="msfilm fetch NAME --bids DIR")
     if name is None:
         for manifest in read_manifests().values():
-            size = sum(entry.bytes for entry in manifest.files) / 1e6
-            print(f"{manifest.attribution}\n  {len(manifest.files)} files, {size:.1f} MB")
+            print(f"{manifest.attribution}\n  {len(manifest.files)} files, {manifest.bytes / 1e6:.1f} MB")
+        print("\nNot downloaded, but to be asked for or cloned (msfilm fetch NAME says how):")
+        for request in read_requests().values():
+            print(f"{request.name}: {request.title}")
+    elif name in read_requests():
+        print(read_requests()[name].instructions)
+        raise typer.Exit(1)  # nothing was fetched
     elif list_:
         for entry in find_manifest(name).files:
             print(f"{entry.bytes:>9}  {entry.path}")
+    elif bids is not None:
+        print(lay_out_bids(name, bids, progress=not quiet))
     else:
         print(fetch_files(name, files=file or None, out=out, progress=not quiet))
-
-
-@app.command()
-def prepare(
-    dataset: Annotated[Path, typer.Argument(help="A BIDS data set with cord masks.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the SliceSet.")],
-    spacing: Annotated[float, typer.Option(help="Pixel size in mm, in the axial plane.")] = 0.75,
-    size: Annotated[int, typer.Option(help="Pixels along each side of a crop.")] = 48,
-    contrast: Annotated[list[str] | None, typer.Option(help="Only this contrast (may be repeated).")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Cut the slices round the cord out of every scan. Exit code 1 if a volume was refused; the others are saved."""
-    from msfilm.data.prepare import prepare as prepare_dataset
-
-    slices, refused = prepare_dataset(
-        dataset, out, spacing_mm=spacing, size=size, contrasts=contrast or None, progress=not quiet
-    )
-    made = slices.table.groupby("contrast").agg(
-        patients=("patient", "nunique"), volumes=("volume", "nunique"), slices=("z", "size")
-    )
-    print(made.to_string())
-    print(f"{len(slices)} slices of {len(slices.volumes)} volumes in {out}; {len(refused)} refused")
-    for error in refused:
-        print(f"refused: {error}", file=sys.stderr)
-    if refused:
-        raise typer.Exit(1)

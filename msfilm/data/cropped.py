@@ -41,6 +41,7 @@ def prepare_volume(
     spacing_mm: float = 0.75,
     size: int = 48,
     min_cord_pixels: int = 10,
+    centres: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PreparedVolume:
     """Crop one scan and its masks round the cord.
 
@@ -52,12 +53,14 @@ def prepare_volume(
         spacing_mm: pixel size of the crop.
         size: H = W.
         min_cord_pixels: slices whose cropped cord has fewer pixels are left out (partial volume at the cord's ends).
+        centres: slice numbers (n,) and where to crop in them, (n, 2) voxel x, y, where that is known better than by
+            the middle of the cord mask.
 
     Raises:
         InputError: MASK-EMPTY, MASK-SMALL, IMAGE-BLANK or IMAGE-RANGE.
     """
     cord = masks["cord"].data
-    zs, centres = centres_from_mask(cord)
+    zs, centres = centres_from_mask(cord) if centres is None else centres
     if not len(zs):
         raise InputError(
             "MASK-EMPTY",
@@ -86,7 +89,8 @@ def prepare_volume(
         )
     grid = CropGrid(cord.shape, image.affine, zs[kept], centres[kept], size, spacing_mm)
     crops, padded = crop(image.data, grid)
-    crops /= np.float32(cord_median)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        crops /= np.float32(cord_median)
     peak = float(np.abs(crops).max())
     if peak > _HALF_MAX:
         raise InputError(
@@ -122,7 +126,16 @@ def prepare_volume(
         "masks": ",".join(masks),
     }
     row |= _lesion_outside(scan, cord, grid)
-    scan = replace(scan, cord_values=scan.cord_values / np.float32(cord_median))
+    with np.errstate(over="ignore"):
+        values = scan.cord_values / np.float32(cord_median)
+    if not np.isfinite(values).all():
+        raise InputError(
+            "IMAGE-RANGE",
+            f"intensity inside the cord mask, divided by its median {cord_median:g}, is beyond float32",
+            where=image.path,
+            mend="check the scan's intensity scale and its cord mask",
+        )
+    scan = replace(scan, cord_values=values)
     return PreparedVolume(crops, cropped, table[list(TABLE_COLUMNS)], row, scan)
 
 

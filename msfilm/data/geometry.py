@@ -9,13 +9,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from msfilm.errors import InputError
+from msfilm.errors import InputError, SettingError, suggest
 
-__all__ = ["check_affine", "corner_shift"]
+__all__ = ["FORMS", "check_affine", "check_form_name", "corner_shift"]
+
+FORMS = ("sform", "qform")
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two voxel axes
 PIXDIM_TOLERANCE = 1e-2  # relative, voxel size in the header against the affine's
 FORMS_TOLERANCE = 0.5  # of a voxel, at the corner where qform and sform differ most
+
+
+def check_form_name(form: str | None) -> None:
+    """Raise SettingError FORM-UNKNOWN for anything but None, 'sform' and 'qform'."""
+    if form is not None and form not in FORMS:
+        raise SettingError("FORM-UNKNOWN", f"form={form!r}", mend=suggest(form, FORMS))
 
 
 def corner_shift(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> tuple[float, float]:
@@ -26,46 +34,68 @@ def corner_shift(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> tuple[fl
     return float(np.abs(voxels).max()), float(np.linalg.norm(apart, axis=1).max())
 
 
-def check_affine(header: nib.Nifti1Header, shape: Sequence[int], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def check_affine(
+    header: nib.Nifti1Header, shape: Sequence[int], path: Path, form: str | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The (4, 4) affine of a header, sform before qform, and notes on it.
 
+    Args:
+        header: of the file.
+        shape: (X, Y, Z) voxels.
+        path: for the messages.
+        form: 'sform' or 'qform': the one to believe where a file has both, however far apart they are.
+
     Raises:
-        InputError: NIFTI-AFFINE for voxel sizes or axes that cannot be, NIFTI-FORMS where qform and sform disagree.
+        InputError: NIFTI-PIXDIM for voxel sizes that cannot be or do not fit the affine, NIFTI-SHEAR, NIFTI-SINGULAR,
+            NIFTI-AFFINE for a form that is not finite or no rotation, NIFTI-FORMS where qform and sform disagree and
+            ``form`` does not say which one is right.
+        SettingError: FORM-UNKNOWN.
     """
+    check_form_name(form)
     mend = "export the file again from its source, or mend the header with a tool that shows it"
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise InputError("NIFTI-AFFINE", f"voxel sizes (pixdim) {_text(sizes)} mm", where=path, mend=mend)
-    sform = header.get_sform() if int(header["sform_code"]) > 0 else None
-    qform = None
-    if int(header["qform_code"]) > 0:
-        try:
-            qform = header.get_qform()
-        except (ValueError, nib.spatialimages.HeaderDataError) as error:
-            raise InputError("NIFTI-AFFINE", f"the qform is not a rotation ({error})", where=path, mend=mend) from error
-    for name, form in (("sform", sform), ("qform", qform)):
-        if form is not None:
-            _check_form(name, form, sizes, path, mend)
-    if sform is None and qform is None:
+        raise InputError("NIFTI-PIXDIM", f"voxel sizes (pixdim) {_text(sizes)} mm", where=path, mend=mend)
+    present = {name: int(header[f"{name}_code"]) > 0 for name in FORMS}
+    if not any(present.values()):
         return header.get_base_affine(), (
-            "qform and sform codes are both 0: the orientation is a guess (LAS, centred)",
+            "NIFTI-NOFORM: qform and sform codes are both 0: the orientation is a guess (LAS, centred)",
         )
-    if sform is None or qform is None:
-        return np.array(qform if sform is None else sform, dtype=np.float64), ()
-    voxels, mm = corner_shift(qform, sform, shape)
-    if voxels > FORMS_TOLERANCE:
+    both = all(present.values())
+    forms = {}
+    for name in FORMS:
+        if not present[name]:
+            continue
+        try:
+            forms[name] = np.array(getattr(header, f"get_{name}")(), dtype=np.float64)
+            _check_form(name, forms[name], sizes, path, mend)
+        except (ValueError, nib.spatialimages.HeaderDataError) as error:
+            if both and form not in (None, name):
+                forms.pop(name, None)  # the other one is to be believed: this one may be broken
+                continue
+            if isinstance(error, InputError):
+                raise
+            what = f"the {name} is not a rotation ({error})"
+            raise InputError("NIFTI-AFFINE", what, where=path, mend=mend) from error
+    if not both:
+        return next(iter(forms.values())), ()
+    used = form or "sform"
+    if len(forms) == 1:
+        other = FORMS[1 - FORMS.index(used)]
+        return forms[used], (f"NIFTI-FORMS: the {other} is broken; the {used} is used, as told",)
+    voxels, mm = corner_shift(forms["qform"], forms["sform"], shape)
+    if voxels > FORMS_TOLERANCE and form is None:
         raise InputError(
             "NIFTI-FORMS",
             f"qform and sform put a corner {mm:.2f} mm ({voxels:.1f} voxels) apart",
             where=path,
-            mend="decide which one is right and copy it over the other",
+            mend="find out which one is right, and say so (--form sform or --form qform) or copy it over the other",
         )
-    notes = (
-        (f"qform and sform differ by up to {mm:.2f} mm ({voxels:.2f} voxels) at a corner; the sform is used",)
-        if mm > 0.01
-        else ()
-    )
-    return np.array(sform, dtype=np.float64), notes
+    if mm <= 0.01:
+        return forms[used], ()
+    code = "NIFTI-FORMS" if voxels > FORMS_TOLERANCE else "NIFTI-FORMS-NEAR"
+    apart = f"qform and sform differ by up to {mm:.2f} mm ({voxels:.2f} voxels) at a corner"
+    return forms[used], (f"{code}: {apart}; the {used} is used{', as told' if form else ''}",)
 
 
 def _check_form(name: str, form: np.ndarray, sizes: np.ndarray, path: Path, mend: str) -> None:
@@ -74,7 +104,7 @@ def _check_form(name: str, form: np.ndarray, sizes: np.ndarray, path: Path, mend
     lengths = np.linalg.norm(form[:3, :3], axis=0)
     if lengths.min() <= 1e-6 or abs(np.linalg.det(form[:3, :3])) < 1e-3 * lengths.prod():
         raise InputError(
-            "NIFTI-AFFINE",
+            "NIFTI-SINGULAR",
             f"the {name} is singular: its axes do not span space (lengths {_text(lengths)} mm)",
             where=path,
             mend=mend,
@@ -83,14 +113,14 @@ def _check_form(name: str, form: np.ndarray, sizes: np.ndarray, path: Path, mend
     shear = np.abs(axes.T @ axes - np.eye(3)).max()
     if shear > SHEAR_TOLERANCE:
         raise InputError(
-            "NIFTI-AFFINE",
+            "NIFTI-SHEAR",
             f"the {name} is sheared: two axes are {np.degrees(np.arcsin(min(shear, 1.0))):.2f} degrees off square",
             where=path,
             mend="resample the scan onto a grid with square corners",
         )
     if (np.abs(lengths - sizes) > PIXDIM_TOLERANCE * sizes).any():
         raise InputError(
-            "NIFTI-AFFINE",
+            "NIFTI-PIXDIM",
             f"voxel sizes are {_text(sizes)} mm by pixdim and {_text(lengths)} mm by the {name}",
             where=path,
             mend=mend,

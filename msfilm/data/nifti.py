@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from msfilm.data.cast import checked_cast
 from msfilm.data.geometry import check_affine, corner_shift
+from msfilm.data.mask_values import MaskValues, to_binary
 from msfilm.data.nifti_bytes import MAX_BYTES, RawNifti, read_nifti_bytes
 from msfilm.errors import InputError, RunError
 from msfilm.files import atomic_path
 
 __all__ = ["Volume", "read_image", "read_mask", "write_nifti"]
 
-BINARY_TOLERANCE = 1e-4  # a mask saved as float through a uint8 scale reads 1.00000006
 GRID_TOLERANCE = 0.1  # of a voxel, at the corner that differs most
+SPACING_TOLERANCE = 1e-2  # relative, between the voxel sizes of a mask and its scan
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Volume:
         affine: (4, 4) float64, canonical voxel -> RAS mm.
         orientation: of the file, for example "LAS".
         path: the file, or None for one made in memory.
-        notes: what is odd about the file but did not stop it.
+        notes: what is odd about the file but did not stop it, each as "CODE: fact" (NIFTI-FORMS-NEAR, NIFTI-NOFORM,
+            NIFTI-AXES, NIFTI-BYTES, NIFTI-ENDIAN, MASK-FLOAT, MASK-MAPPED, MASK-NOPLACE).
     """
 
     data: np.ndarray
@@ -59,24 +62,33 @@ class Volume:
         return apply_orientation(data, turn), self.affine @ inv_ornt_aff(turn, data.shape)
 
 
-def read_image(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Volume:
+def read_image(path: str | Path, *, form: str | None = None, max_bytes: int = MAX_BYTES) -> Volume:
     """Read an image as float32 in canonical order.
 
+    Args:
+        path: .nii or .nii.gz.
+        form: 'sform' or 'qform', to say which one is right where a file has both; without it they must agree to half a
+            voxel, and the sform is used.
+        max_bytes: what the file may take in memory as float32.
+
     Raises:
-        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-4D, NIFTI-NAN, NIFTI-AFFINE,
-            NIFTI-FORMS, NIFTI-DTYPE, NIFTI-SCALE or NIFTI-SIZE; each names the file, the fact and how to mend it.
+        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-4D, NIFTI-NAN, NIFTI-PIXDIM,
+            NIFTI-SHEAR, NIFTI-SINGULAR, NIFTI-AFFINE, NIFTI-FORMS, NIFTI-DTYPE, NIFTI-SCALE, NIFTI-DIMS or NIFTI-SIZE;
+            each names the file, the fact and how to mend it.
+        SettingError: FORM-UNKNOWN.
     """
     raw = read_nifti_bytes(path, max_bytes=max_bytes)
-    stored, affine, orientation, notes = _canonical(raw)
+    stored, affine, orientation, notes = _canonical(raw, form)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is counted below
         if (raw.slope, raw.intercept) != (1.0, 0.0):
             stored = stored * np.float64(raw.slope) + raw.intercept
         data = _in_c_order(stored, np.float32)
     bad = data.size - int(np.count_nonzero(np.isfinite(data)))
     if bad:
+        beyond = bad - (stored.size - int(np.count_nonzero(np.isfinite(stored))))
         raise InputError(
             "NIFTI-NAN",
-            f"{bad} of {data.size} voxels are NaN or infinite",
+            f"{bad} of {data.size} voxels are NaN or infinite" + (f" ({beyond} beyond float32)" if beyond else ""),
             where=raw.path,
             mend="find out what made them; do not only fill them with 0",
         )
@@ -84,7 +96,13 @@ def read_image(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Volume:
 
 
 def read_mask(
-    path: str | Path, like: Volume | None = None, *, allow_empty: bool = True, max_bytes: int = MAX_BYTES
+    path: str | Path,
+    like: Volume | None = None,
+    *,
+    allow_empty: bool = True,
+    form: str | None = None,
+    values: MaskValues = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Volume:
     """Read a 0/1 mask as uint8 in canonical order.
 
@@ -92,40 +110,25 @@ def read_mask(
         path: the file.
         like: the scan it was drawn on; the mask must lie on the same voxels, in whatever axis order it is stored.
         allow_empty: whether a mask without a voxel is fine (a lesion mask) or not (a cord mask).
+        form: as in ``read_image``.
+        values: what stored values mean, where they are not 0 and 1: a mapping to 0 and 1 such as {255: 1}, or the level
+            from which on a soft mask is 1.
+        max_bytes: as in ``read_image``.
 
     Raises:
-        InputError: those of ``read_image``, MASK-VALUES, MASK-GRID or MASK-EMPTY.
+        InputError: those of ``read_image``, MASK-VALUES, MASK-GRID (another shape or spacing), MASK-APART (the scan's
+            shape and spacing, but somewhere else or flipped) or MASK-EMPTY.
+        SettingError: FORM-UNKNOWN, MASK-MAP.
     """
     raw = read_nifti_bytes(path, max_bytes=max_bytes)
-    stored, affine, orientation, notes = _canonical(raw)
-    if stored.dtype.kind in "iu" and (raw.slope, raw.intercept) == (1.0, 0.0):
-        wrong = int(np.count_nonzero((stored < 0) | (stored > 1)))
-        data = _in_c_order((stored == 1).view(np.uint8), np.uint8)
-    else:
-        stored = stored * np.float64(raw.slope) + raw.intercept
-        bad = stored.size - int(np.count_nonzero(np.isfinite(stored)))
-        if bad:
-            raise InputError(
-                "NIFTI-NAN",
-                f"{bad} of {stored.size} voxels are NaN or infinite",
-                where=raw.path,
-                mend="save the mask again",
-            )
-        data = _in_c_order((stored >= 0.5).view(np.uint8), np.uint8)
-        wrong = int(np.count_nonzero(np.abs(stored - data) > BINARY_TOLERANCE))
-    if wrong:
-        values = np.unique(np.asarray(stored, np.float64))
-        some = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
-        raise InputError(
-            "MASK-VALUES",
-            f"{wrong} voxels are neither 0 nor 1 (values {some})",
-            where=raw.path,
-            mend="save it with 0 and 1 only; cut a soft mask at the level that you mean",
-        )
-    mask = Volume(data, affine, orientation, raw.path, notes, raw.header)
+    stored, affine, orientation, notes = _canonical(raw, form)
+    inside, more = to_binary(stored, raw.slope, raw.intercept, values, raw.path)
+    mask = Volume(
+        _in_c_order(inside.view(np.uint8), np.uint8), affine, orientation, raw.path, notes + more, raw.header
+    )
     if like is not None:
-        _check_same_grid(mask, like)
-    if not allow_empty and not data.any():
+        mask = replace(mask, notes=mask.notes + _check_same_grid(mask, like))
+    if not allow_empty and not mask.data.any():
         raise InputError(
             "MASK-EMPTY", "the mask has no voxel", where=raw.path, mend="draw it, or leave this volume out"
         )
@@ -150,7 +153,7 @@ def write_nifti(path: str | Path, data: np.ndarray, like: Volume, *, dtype: np.d
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError("NIFTI-WRITE", "the name must end in .nii or .nii.gz", where=path)
     ordered, affine = like.to_file_order(np.asarray(data))
-    cast = _cast(ordered, dtype, path)
+    cast = checked_cast(ordered, dtype.newbyteorder("<"), path)
     if like._header is None:
         header = nib.Nifti1Header()
         header.set_data_shape(cast.shape)
@@ -186,31 +189,7 @@ def write_nifti(path: str | Path, data: np.ndarray, like: Volume, *, dtype: np.d
     return path
 
 
-def _cast(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
-    """Change type, refusing what would wrap round, be cut off or become infinite."""
-    target = dtype.newbyteorder("<")
-    if data.dtype.kind == "b" or data.size == 0:
-        return data.astype(target)
-    low, high = float(data.min()), float(data.max())
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
-    if not (float(limits.min) <= low <= high <= float(limits.max)):  # also catches NaN
-        raise InputError(
-            "NIFTI-RANGE",
-            f"values {low:g} to {high:g} do not fit {dtype.name} ({limits.min:g} to {limits.max:g})",
-            where=path,
-            mend="choose a wider type",
-        )
-    if dtype.kind in "iu" and data.dtype.kind == "f" and not np.array_equal(data, np.rint(data)):
-        raise InputError(
-            "NIFTI-RANGE",
-            f"values are not whole numbers, so {dtype.name} would lose them",
-            where=path,
-            mend="round them, or choose float32",
-        )
-    return data.astype(target)
-
-
-def _canonical(raw: RawNifti) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:
+def _canonical(raw: RawNifti, form: str | None) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:
     """Stored values and affine in canonical order, the file's orientation, and the notes."""
     shape, notes = raw.stored.shape, list(raw.notes)
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
@@ -221,8 +200,8 @@ def _canonical(raw: RawNifti) -> tuple[np.ndarray, np.ndarray, str, tuple[str, .
             mend="split it into its volumes, or average them" if len(shape) > 3 else "give a stack of slices",
         )
     if len(shape) > 3:
-        notes.append(f"{len(shape)} axes, the last of length 1")
-    affine, more = check_affine(raw.header, shape[:3], raw.path)
+        notes.append(f"NIFTI-AXES: {len(shape)} axes, the last of length 1")
+    affine, more = check_affine(raw.header, shape[:3], raw.path, form)
     turn = nib.io_orientation(affine)
     stored = apply_orientation(raw.stored.reshape(shape[:3], order="F"), turn)
     return (stored, affine @ inv_ornt_aff(turn, shape[:3]), "".join(nib.aff2axcodes(affine)), tuple(notes) + more)
@@ -236,7 +215,12 @@ def _in_c_order(array: np.ndarray, dtype: type) -> np.ndarray:
     return out
 
 
-def _check_same_grid(mask: Volume, like: Volume) -> None:
+def _check_same_grid(mask: Volume, like: Volume) -> tuple[str, ...]:
+    """Refuse a mask that lies on other voxels than its scan; notes on one that is taken all the same.
+
+    Where a header has no form at all its place is a guess, so only what both know is compared: shape, spacing, and the
+    order of the axes.
+    """
     where = f"the scan {like.path.name}" if like.path else "the scan"
     mend = f"resample the mask onto {where}, or find the scan that it was drawn on"
     if mask.data.shape != like.data.shape:
@@ -247,12 +231,25 @@ def _check_same_grid(mask: Volume, like: Volume) -> None:
             where=mask.path,
             mend=mend,
         )
-    voxels, mm = corner_shift(mask.affine, like.affine, like.data.shape)
-    if voxels > GRID_TOLERANCE:
+    if (np.abs(mask.voxel_mm - like.voxel_mm) > SPACING_TOLERANCE * like.voxel_mm).any():
         raise InputError(
             "MASK-GRID",
-            f"lies up to {mm:.2f} mm ({voxels:.1f} voxels) off {where} (mask {mask.orientation}, scan "
-            f"{like.orientation})",
+            f"voxels of {' x '.join(f'{side:.4g}' for side in mask.voxel_mm)} mm where {where} has "
+            f"{' x '.join(f'{side:.4g}' for side in like.voxel_mm)} mm",
             where=mask.path,
             mend=mend,
         )
+    voxels, mm = corner_shift(mask.affine, like.affine, like.data.shape)
+    if voxels <= GRID_TOLERANCE:
+        return ()
+    placeless = [volume for volume in (mask, like) if any(note.startswith("NIFTI-NOFORM") for note in volume.notes)]
+    if len(placeless) != 1 or mask.orientation != like.orientation:
+        raise InputError(
+            "MASK-APART",
+            f"lies up to {mm:.2f} mm ({voxels:.1f} voxels) off {where} (mask {mask.orientation}, scan "
+            f"{like.orientation})",
+            where=mask.path,
+            mend="find the scan that it was drawn on; where only the header is wrong, copy the scan's header to it",
+        )
+    which = "the scan" if placeless[0] is like else "the mask"
+    return (f"MASK-NOPLACE: {which} has no place of its own (no form), so the mask is taken voxel by voxel",)

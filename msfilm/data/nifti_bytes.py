@@ -17,7 +17,7 @@ from msfilm.errors import InputError
 
 __all__ = ["MAX_BYTES", "RawNifti", "read_nifti_bytes"]
 
-MAX_BYTES = 2_000_000_000  # unpacked; far above any spinal scan, below what takes a laptop down
+MAX_BYTES = 1_000_000_000  # in memory as float32 (645 voxels a side): far above any spinal scan
 _BLOCK = 1 << 20
 _DEFLATE_LIMIT = 1032  # deflate cannot pack tighter than this (zlib technical notes)
 _COPY_AGAIN = "copy or export the file again"
@@ -39,7 +39,8 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
     """Read one .nii or .nii.gz file to its very end, so that a truncation or a checksum error is found.
 
     Raises:
-        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-SIZE, NIFTI-DTYPE or NIFTI-SCALE.
+        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-DIMS, NIFTI-SIZE, NIFTI-DTYPE
+            or NIFTI-SCALE.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -47,7 +48,7 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
             "NIFTI-UNREADABLE",
             "the name does not end in .nii or .nii.gz",
             where=path,
-            mend="convert it to NIfTI, for example with dcm2niix",
+            mend=f"convert it to NIfTI, for example with {_converter(path.name.lower())}",
         )
     try:
         on_disk = path.stat().st_size
@@ -87,18 +88,38 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
                     mend="the header does not belong to this content: export the file again",
                 )
     except FileNotFoundError:
-        raise InputError("NIFTI-MISSING", "no such file", where=path, mend="check the path") from None
+        if path.is_symlink():
+            what, mend = "a link to a file that is not here", "fetch its content (git-annex: git annex get FILE)"
+        else:
+            what, mend = "no such file", "check the path"
+        raise InputError("NIFTI-MISSING", what, where=path, mend=mend) from None
+    except MemoryError as error:
+        what = "does not fit into the memory that is free here"
+        raise InputError("NIFTI-SIZE", what, where=path, mend="close other programs, or crop the scan") from error
     except OSError as error:
         raise InputError(
             "NIFTI-UNREADABLE", error.strerror or str(error), where=path, mend="check the path and its permissions"
         ) from error
-    notes = [f"{extra} bytes follow the data"] if extra else []
+    notes = [f"NIFTI-BYTES: {extra} bytes follow the data"] if extra else []
     if swapped:
-        notes.append("big-endian file")
+        notes.append("NIFTI-ENDIAN: big-endian file; read as such")
     dims = [int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1]]
     stored = np.frombuffer(content, header.get_data_dtype(), count=math.prod(dims), offset=_offset(header))
     slope, intercept = _scaling(header, path)
     return RawNifti(path, header, stored.reshape(dims, order="F"), slope, intercept, tuple(notes))
+
+
+def _converter(name: str) -> str:
+    """What turns a file of this name into NIfTI."""
+    known = {
+        (".dcm", ".ima", ".par", ".rec"): "dcm2niix",
+        (".mgz", ".mgh"): "mri_convert (FreeSurfer), or nibabel",
+        (".mnc", ".mnc.gz"): "mnc2nii (MINC), or nibabel",
+        (".head", ".brik", ".brik.gz"): "3dAFNItoNIFTI (AFNI), or nibabel",
+        (".hdr", ".img", ".img.gz"): "nibabel: nib.save(nib.load('a.hdr'), 'a.nii.gz') joins the pair of files",
+        (".nrrd", ".nhdr", ".mha", ".mhd"): "SimpleITK: WriteImage(ReadImage('a.nrrd'), 'a.nii.gz')",
+    }
+    return next((tool for endings, tool in known.items() if name.endswith(endings)), "dcm2niix")
 
 
 class _Reader:
@@ -150,7 +171,9 @@ def _gunzip(handle: BinaryIO, path: Path) -> Iterator[bytes]:
                     )
                 engine = zlib.decompressobj(wbits=31)
     except zlib.error as error:
-        raise InputError("NIFTI-CRC", f"the gzip stream is damaged ({error})", where=path, mend=_COPY_AGAIN) from error
+        wrong = "data check" in str(error)
+        what = "the checksum does not fit the content" if wrong else f"the gzip stream is damaged ({error})"
+        raise InputError("NIFTI-CRC", what, where=path, mend=_COPY_AGAIN) from error
     raise InputError("NIFTI-TRUNCATED", "the gzip stream ends too early", where=path, mend=_COPY_AGAIN)
 
 
@@ -192,8 +215,8 @@ def _check_header(header: nib.Nifti1Header, path: Path, max_bytes: int) -> int:
     count, dims = int(header["dim"][0]), [int(n) for n in header["dim"][1:]]
     if not 1 <= count <= 7 or min(dims[:count]) < 1:
         raise InputError(
-            "NIFTI-SIZE",
-            f"{count} axes of {dims[: max(0, min(count, 7))]} voxels",
+            "NIFTI-DIMS",
+            f"{count} axes of {' x '.join(map(str, dims[: max(0, min(count, 7))])) or 'no'} voxels",
             where=path,
             mend="every axis needs at least one voxel: export the file again",
         )
@@ -224,16 +247,22 @@ def _check_header(header: nib.Nifti1Header, path: Path, max_bytes: int) -> int:
         raise InputError(
             "NIFTI-SIZE", f"data are said to begin at byte {offset}", where=path, mend="export the file again"
         )
-    size = _offset(header) + math.prod(dims[:count]) * dtype.itemsize
-    if size > max_bytes:
+    voxels = math.prod(dims[:count])
+    size = _offset(header) + voxels * dtype.itemsize
+    taken = max(size, voxels * 4)  # a uint8 file takes four times its bytes once it is read as float32
+    if taken > max_bytes:
         raise InputError(
             "NIFTI-SIZE",
-            f"{' x '.join(map(str, dims[:count]))} voxels of {dtype.name} are {size / 1e9:.1f} GB; the "
-            f"limit is {max_bytes / 1e9:.1f} GB",
+            f"{' x '.join(map(str, dims[:count]))} voxels of {dtype.name} take {_amount(taken)}; the "
+            f"limit is {_amount(max_bytes)}",
             where=path,
             mend="crop the scan, or mend its header",
         )
     return size
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:

@@ -84,7 +84,10 @@ def acquisition(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
                 )
             )
             continue
-        value = sum(numbers) / len(numbers)
+        try:
+            value = math.fsum(numbers) / len(numbers)
+        except (OverflowError, ValueError):  # a whole number of 400 digits; infinity and its opposite
+            value = math.inf
         if not low <= value <= high:
             faults.append(
                 InputError(
@@ -103,8 +106,10 @@ def acquisition(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
     return values, faults
 
 
-def read_centres(dataset: Path) -> tuple[dict[str, str], list[InputError]]:
-    """Patient -> centre from participants.tsv (one of ``CENTRE_COLUMNS``), and what is wrong with that file."""
+def read_centres(
+    dataset: Path, names: tuple[str, ...] = CENTRE_COLUMNS
+) -> tuple[dict[str, str], list[InputError]]:
+    """Patient -> centre from participants.tsv (the first column of ``names``), and what is wrong with that file."""
     path = dataset / "participants.tsv"
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
@@ -123,7 +128,7 @@ def read_centres(dataset: Path) -> tuple[dict[str, str], list[InputError]]:
         return {}, [
             InputError("PARTICIPANTS-BROKEN", f"cannot be read ({error}): every centre is 'unknown'", where=path)
         ]
-    column = next((name for name in CENTRE_COLUMNS if name in columns), None)
+    column = next((name for name in names if name in columns), None)
     if "participant_id" not in columns or column is None:
         listing = ", ".join(map(str, columns)) or "none"
         return {}, [
@@ -131,7 +136,7 @@ def read_centres(dataset: Path) -> tuple[dict[str, str], list[InputError]]:
                 "PARTICIPANTS-BROKEN",
                 f"columns are {listing}: every centre is 'unknown'",
                 where=path,
-                mend="it needs participant_id and one of " + ", ".join(CENTRE_COLUMNS) + ", parted by tabs",
+                mend="it needs participant_id and one of " + ", ".join(names) + ", parted by tabs",
             )
         ]
     centres = {}

@@ -59,7 +59,13 @@ class ScanMasks:
     def from_dense(
         cls, affine: np.ndarray, masks: dict[str, np.ndarray], image: np.ndarray, cord_median: float = 1.0
     ) -> ScanMasks:
-        """From (X, Y, Z) masks by name (``cord`` among them), and the image with its median over the cord."""
+        """From (X, Y, Z) masks by name (``cord`` among them), and the image with its median over the cord.
+
+        Raises:
+            InputError: NIFTI-SIZE, for more voxels than int32 can number.
+        """
+        if image.size > np.iinfo(np.int32).max:
+            raise InputError("NIFTI-SIZE", f"{image.size} voxels are more than int32 can number", mend="crop the scan")
         # NumPy finds the true values of a bool array several times faster than the non-zero ones of a uint8 array.
         indices = {name: np.flatnonzero(np.asarray(mask) != 0).astype(np.int32) for name, mask in masks.items()}
         values = image.reshape(-1)[indices["cord"]].astype(np.float32) / np.float32(cord_median)

@@ -11,7 +11,7 @@ import pandas as pd
 from msfilm import __version__
 from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import InputError, RunError
-from msfilm.files import atomic_folder, read_json, sha256_file, write_json
+from msfilm.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 
 __all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry", "write_refused"]
 
@@ -53,7 +53,13 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
 def check_target(folder: str | Path) -> Path:
     """The folder as a path. Raises InputError SLICES-TARGET where it holds something other than a set of slices."""
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()):
+    try:
+        other = folder.is_file() or (
+            folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()
+        )
+    except OSError as error:
+        raise write_refused(folder, error) from error
+    if other:
         raise InputError(
             "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
         )
@@ -87,10 +93,8 @@ def finish_folder(
     table.to_parquet(folder / "table.parquet", index=False)
     volumes.to_parquet(folder / "volumes.parquet", index=True)
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    write_json(
-        folder / _INDEX,
-        {"format": _FORMAT, "version": __version__, "meta": meta, "masks": masks, "scans": scans, "sha256": files},
-    )
+    index = {"format": _FORMAT, "version": __version__, "meta": meta, "masks": masks, "scans": scans, "sha256": files}
+    write_json(folder / _INDEX, index | {"index_sha256": sha256_json(index)})
 
 
 def load_slices(folder: str | Path, *, verify: bool = True) -> SliceSet:
@@ -114,6 +118,11 @@ def load_slices(folder: str | Path, *, verify: bool = True) -> SliceSet:
         )
     again = "prepare the data set again"
     try:
+        written = index.pop("index_sha256", None)  # sets of earlier versions have none
+        if written is not None and sha256_json(index) != written:
+            raise InputError(
+                "SLICES-CORRUPT", "its content is not what was written", where=folder / _INDEX, mend=again
+            )
         for name, digest in index["sha256"].items():
             if not (folder / name).is_file():
                 raise InputError("SLICES-MISSING", "the file is missing", where=folder / name, mend=again)

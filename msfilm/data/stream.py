@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
+from msfilm.data.cast import checked_cast
 from msfilm.data.cropped import PreparedVolume
 from msfilm.data.slices import UNDRAWN, SliceSet
 from msfilm.data.store import check_target, finish_folder, load_slices, scan_entry, write_refused
 from msfilm.errors import InputError
-from msfilm.files import atomic_folder
+from msfilm.files import atomic_folder, write_json
 
 __all__ = ["stream_slices"]
 
@@ -29,7 +30,9 @@ class _Growing:
         self.handle.write(b" " * _HEADER)
 
     def append(self, array: np.ndarray) -> None:
-        array = np.ascontiguousarray(array, self.dtype).reshape(-1, *self.row)
+        if array.dtype != self.dtype:
+            array = checked_cast(array, self.dtype, code="IMAGE-RANGE", mend="check the scale of the intensities")
+        array = np.ascontiguousarray(array).reshape(-1, *self.row)
         self.handle.write(array.tobytes())
         self.rows += len(array)
 
@@ -39,7 +42,13 @@ class _Growing:
         space = _HEADER - 10 - len(text) - 1
         self.handle.seek(0)  # the .npy format, version 1.0: magic, version, length of the header, header
         self.handle.write(b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + text + b" " * space + b"\n")
-        self.handle.close()
+        self.handle.flush()
+
+    def close(self) -> None:
+        try:
+            self.handle.close()
+        except OSError:
+            self.handle.close()  # what could not be written was said before; the second call only lets go of the file
 
 
 def stream_slices(
@@ -47,6 +56,8 @@ def stream_slices(
     folder: str | Path,
     meta: dict[str, Any],
     masks: Sequence[str],
+    *,
+    extra: Callable[[], dict[str, Any]] | None = None,
 ) -> SliceSet:
     """Write volumes to ``folder`` as they come, all at once or not at all, and load the set memory-mapped.
 
@@ -54,14 +65,17 @@ def stream_slices(
         parts: (name, volume), each name once.
         folder: where; an older set there is replaced.
         meta: of the set: size and spacing_mm among it.
-        masks: names of all masks that may come; one that a volume lacks is 255 there.
+        masks: names of all masks that may come, in their order; one that a volume lacks is 255 there, one that no
+            volume has is left out.
+        extra: asked once all volumes are written, for further JSON files by name.
 
     Raises:
-        InputError: SLICES-TARGET, SLICES-EMPTY if there was no volume; RunError: SLICES-WRITE.
+        InputError: SLICES-TARGET, SLICES-EMPTY if there was no volume, IMAGE-RANGE; RunError: SLICES-WRITE.
     """
     folder = check_target(folder)
     size = int(meta["size"])
     tables, rows, scans = [], {}, {}
+    drawn_once: set[str] = set()
     try:
         with atomic_folder(folder) as temporary:
             files = {"images": _Growing(temporary / "images.npy", np.float16, (1, size, size))}
@@ -77,14 +91,22 @@ def stream_slices(
                         if mask not in lists:
                             lists[mask] = _Growing(temporary / f"scan-{mask}.npy", np.int32, ())
                         lists[mask].append(voxels)
+                    drawn_once |= set(part.masks)
                     lists["values"].append(part.scan.cord_values)
                     tables.append(part.table)
                     rows[name], scans[name] = part.row, scan_entry(part.scan)
-            finally:
                 for file in (*files.values(), *lists.values()):
                     file.finish()
+            finally:
+                for file in (*files.values(), *lists.values()):
+                    file.close()
             if not rows:
                 raise InputError("SLICES-EMPTY", "there is no volume to write", where=folder)
+            for name in set(masks) - drawn_once:
+                (temporary / f"mask-{name}.npy").unlink()
+            masks = [name for name in masks if name in drawn_once]
+            for name, content in (extra() if extra else {}).items():
+                write_json(temporary / name, content)
             volumes = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="volume"))
             finish_folder(temporary, pd.concat(tables, ignore_index=True), volumes, meta, list(masks), scans)
     except OSError as error:

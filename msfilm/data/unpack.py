@@ -27,7 +27,7 @@ __all__ = ["unpack"]
 _CHUNK = 1 << 18
 _HEADER = 1 << 20  # the most that tarfile may ask for at once: an extended header, never a file
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError, OSError,
-           ValueError, NotImplementedError, RuntimeError, OverflowError, IndexError, KeyError)  # fmt: skip
+           ValueError, RuntimeError, OverflowError, IndexError, KeyError)  # fmt: skip
 
 
 @dataclass(frozen=True)

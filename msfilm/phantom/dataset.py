@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from msfilm import __version__
 from msfilm.errors import InputError, SettingError
 from msfilm.files import atomic_path, read_json, write_json
+from msfilm.locks import LOCK, hold_folder
 from msfilm.phantom.cohort import make_scan
 from msfilm.phantom.direct import file_order
 from msfilm.phantom.facts import EXPERIMENTAL
@@ -54,6 +55,7 @@ def write_cohort(
     Raises:
         SettingError: PHANTOM-PATIENTS, PHANTOM-SEED .. for values that make no cohort.
         InputError: PHANTOM-EXISTS if the folder holds something else.
+        RunError: RUN-BUSY, another process writes into it; RUN-WRITE.
     """
     out = Path(out)
     if not isinstance(patients, int) or isinstance(patients, bool) or patients < 1:
@@ -64,12 +66,13 @@ def write_cohort(
     if only := sorted(set(plan.acquisitions) & set(EXPERIMENTAL)):
         raise SettingError("PHANTOM-SLICES-ONLY", f"{', '.join(only)}: BIDS has no name for such a contrast",
                            mend="make slices straight away (msfilm phantom --slices)")  # fmt: skip
-    _write_frame(out, patients, plan)
-    todo = [i for i in range(patients) if not all((out / name).exists() for name in _patient_files(i, plan))]
-    jobs = [(out, index, plan) for index in todo]
-    with tqdm(total=len(todo), desc="phantom patients", unit="patient", disable=not progress or not todo) as bar:
-        for _ in in_order(_write_patient, jobs, workers):
-            bar.update()
+    with hold_folder(out):
+        _write_frame(out, patients, plan)
+        todo = [i for i in range(patients) if not all((out / name).exists() for name in _patient_files(i, plan))]
+        jobs = [(out, index, plan) for index in todo]
+        with tqdm(total=len(todo), desc="phantom patients", unit="patient", disable=not progress or not todo) as bar:
+            for _ in in_order(_write_patient, jobs, workers):
+                bar.update()
     return out
 
 
@@ -159,7 +162,7 @@ def _write_frame(out: Path, patients: int, plan: CohortPlan) -> None:
     """The files of the data set itself."""
     description = out / "dataset_description.json"
     settings = _settings(plan)
-    if out.is_dir() and any(out.iterdir()):
+    if any(path.name != LOCK for path in out.iterdir()):
         if not description.exists():
             raise InputError(
                 "PHANTOM-EXISTS",
