@@ -7,14 +7,20 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from conftest import millimetres, oriented_affine, write_plain
 from evaluate_cohort import Brighter, Quadrant, cohort, known
 
+from msfilm.data.centres import centres_from_mask, centres_from_points
+from msfilm.data.nifti import read_image, read_mask
 from msfilm.data.prepare import prepare
 from msfilm.errors import InputError, RunError, SettingError
 from msfilm.evaluate import predict_slices, predict_volumes, segment
+from msfilm.evaluate.localise import CordLocation
+from msfilm.evaluate.metrics import lesion_labels
 from msfilm.evaluate.predict import weights_sha256
+from msfilm.evaluate.segmentation import count_lesions
 from msfilm.files import sha256_file
 from msfilm.model.encode import CategoryEncoder
 from msfilm.model.unet import UNet, UNetConfig
@@ -155,6 +161,100 @@ def test_a_centreline_stands_in_for_the_cord(tmp_path):
     assert by_line.record["cord_median"] == pytest.approx(600)
 
 
+@pytest.mark.parametrize("orientation", ["LAS", "PSR"])
+def test_crops_lie_on_the_centreline_itself(real_cords, orientation):
+    scan, cord = real_cords[orientation]
+    volume = read_image(scan)
+    zs, centres = centres_from_mask(read_mask(cord, volume).data)
+    ends = [0, len(zs) // 2, len(zs) - 1]
+    voxels = np.column_stack([centres[ends], zs[ends]])
+    points = nib.affines.apply_affine(volume.affine, voxels)
+    found = segment(scan, None, contrast="T2w", centreline=points, network=known(Brighter(9.0)))
+    at, curve = centres_from_points(points, volume)
+    np.testing.assert_array_equal(found.grid.zs, at)
+    np.testing.assert_array_equal(found.grid.centres, curve)
+
+
+def test_the_localiser_is_the_third_source_and_says_when_it_is_unsure(tmp_path, monkeypatch):
+    scan, _, _, _, _, middle, up = scan_files(tmp_path, "LAS")
+    points = np.array([middle + up * s for s in (-11.9, 0.0, 11.9)])
+    asked = []
+
+    def use(sure=True, notes=()):
+        def proposal(volume):
+            asked.append(volume)
+            zs, centres = centres_from_points(points, volume)
+            return CordLocation(points, zs, centres, np.full(len(zs), 0.5), 0.5, sure, notes)
+
+        monkeypatch.setattr("msfilm.evaluate.localise.localise", proposal)
+
+    use()
+    here = {"image": scan, "contrast": "T2w", "network": known(Brighter(1.5))}
+    by_line = segment(out=None, centreline=points, **here)
+    found = segment(out=tmp_path / "o.nii.gz", localise=True, **here)
+    assert (found.mask == by_line.mask).all() and found.mask.any() and len(asked) == 1
+    record = json.loads((tmp_path / "o.json").read_text())
+    assert record["settings"]["centred_on"] == "localiser"
+    assert record["localiser"]["confidence"] == 0.5 and record["localiser"]["sure"] is True
+    np.testing.assert_allclose(record["localiser"]["points_mm"], points, atol=1e-3)
+    assert any("localiser's proposal (confidence 0.50)" in one for one in found.warnings)
+    use(sure=False, notes=("half of the slices look like fat",))
+    with pytest.raises(InputError, match="CORD-UNSURE.*0.50.*fat.*--accept-unsure"):
+        segment(out=tmp_path / "u.nii.gz", localise=True, **here)
+    assert not list(tmp_path.glob("u*"))
+    taken = segment(out=None, localise=True, accept_unsure=True, **here)
+    assert any("UNSURE" in one for one in taken.warnings) and any("fat" in one for one in taken.warnings)
+    assert taken.record["localiser"]["sure"] is False
+
+
+def places(path):
+    """Scanner millimetres (RAS) of a mask's voxels, as nibabel and as SimpleITK have them."""
+    image = nib.load(path)
+    first = nib.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj) > 0))
+    other = sitk.ReadImage(str(path))
+    index = np.argwhere(sitk.GetArrayFromImage(other) > 0)[:, ::-1]
+    second = np.array([other.TransformContinuousIndexToPhysicalPoint([float(one) for one in row]) for row in index])
+    return first, second * [-1, -1, 1]
+
+
+def test_one_lesion_lies_in_one_place_whatever_the_scans_grid(tmp_path):
+    """The same ball in scans of other axes and tilts: masks meet in the world, for two readers of NIfTI."""
+    masks = {}
+    for orientation, degrees in (("RAS", 0), ("LAS", 0), ("PSR", 0), ("RAS", 17), ("PSR", 11), ("LPI", -9)):
+        folder = tmp_path / f"{orientation}{degrees}"
+        scan, cord, _, mm, spot, _, _ = scan_files(folder, orientation, degrees=degrees)
+        out = folder / "sub" / "lesions.nii.gz"
+        segment(scan, out, contrast="T2w", cord=cord, network=known(Brighter(1.5)))
+        given, made = nib.load(scan).header, nib.load(out).header
+        for name in ("dim", "pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b",
+                     "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units"):  # fmt: skip
+            np.testing.assert_array_equal(made[name], given[name], err_msg=name)
+        first, second = places(out)
+        first, second = (one[np.lexsort(one.T.round(2))] for one in (first, second))
+        np.testing.assert_allclose(first, second, atol=2e-3)
+        off = nib.affines.apply_affine(np.linalg.inv(nib.load(scan).affine), [first.mean(axis=0), spot])
+        assert np.abs(off[0] - off[1]).max() < 0.5, "half a voxel along each axis of the scan"
+        masks[orientation, degrees] = out
+        truth = np.linalg.norm(mm - spot, axis=-1) < 3.5
+        marked = np.asarray(nib.load(out).dataobj) > 0
+        assert 2 * (truth & marked).sum() / (truth.sum() + marked.sum()) > 0.93
+    reference = sitk.ReadImage(str(masks["RAS", 0]))
+    for key, path in masks.items():
+        moved = sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(str(path)), reference, sitk.Transform(),
+                                                     sitk.sitkNearestNeighbor)) > 0  # fmt: skip
+        there = sitk.GetArrayFromImage(reference) > 0
+        assert 2 * (moved & there).sum() / (moved.sum() + there.sum()) > (0.99 if key[1] == 0 else 0.75), key
+
+
+def test_lesions_of_three_voxels_or_more_are_counted():
+    mask = np.zeros((9, 8, 7), bool)
+    assert count_lesions(mask) == 0
+    mask[8, 7, 4:] = mask[0, 0, 0] = mask[1, 1, 1] = True
+    assert count_lesions(mask) == lesion_labels(mask).max() == 1
+    mask[2, 2, 2] = True  # touches by a corner
+    assert count_lesions(mask) == lesion_labels(mask).max() == 2
+
+
 def test_the_json_says_what_made_the_mask(tmp_path):
     scan, cord, *_ = scan_files(tmp_path, "LAS")
     run = save_network(tmp_path / "run", small_network())
@@ -183,14 +283,21 @@ def test_same_scan_same_bytes(tmp_path):
 def test_doubts_are_said(tmp_path):
     scan, cord, *_ = scan_files(tmp_path, "RAS")
     card = {"size": 48, "spacing_mm": 0.75, "contrasts": ["T1w"], "voxel_mm": {"in_plane": [0.3, 0.5], "slice": [2, 5]}}
-    found = segment(scan, None, contrast="T2w", cord=cord, network=known(Quadrant(), data=card))
+    network = known(Quadrant(), data=card | {"field_T": [1.5, 1.5]})
+    with pytest.raises(SettingError, match="CONTRAST-UNKNOWN.*trained on T1w, not on T2w"):
+        segment(scan, None, contrast="T2w", cord=cord, network=network)
+    (tmp_path / "RAS scan.json").write_text('{"MagneticFieldStrength": 3}')
+    found = segment(scan, None, contrast="T2w", as_contrast="T1w", cord=cord, network=network)
     said = " | ".join(found.warnings)
-    assert "trained on T1w, not on T2w" in said
+    assert "contrast T2w is outside the training (T1w): taken for T1w" in said
+    assert found.record["settings"]["as_contrast"] == "T1w" and found.record["settings"]["contrast"] == "T2w"
+    assert "field strength 3 T, in training 1.5 to 1.5 T" in said
     assert "in-plane voxel size 0.60 to 0.70 mm, in training 0.30 to 0.50 mm" in said
     assert "outside the cord mask" in said
     assert "slice voxel size" not in said
     assert "beyond the scan" in said  # 56 voxels of .6 mm are less than 36 mm
     ball = segment(scan, None, contrast="T2w", cord=cord, network=known(Brighter(9.0)))
+    assert ball.warnings == (next(one for one in found.warnings if "beyond the scan" in one),)
     assert ball.lesion_mm3 == 0 and "outside" not in " ".join(ball.warnings)
 
 
@@ -212,7 +319,9 @@ def test_refusals(tmp_path):
         ({"cord": None}, SettingError, "CENTRE-SOURCE"),
         ({"centreline": "x.csv"}, SettingError, "CENTRE-SOURCE"),
         ({"cord": empty}, InputError, "MASK-EMPTY"),
+        ({"localise": True}, SettingError, "CENTRE-SOURCE"),
         ({"threshold": 0.0}, SettingError, "THRESHOLD"),
+        ({"contrast": "T1w", "as_contrast": "T2W"}, SettingError, "CONTRAST-UNKNOWN"),
         ({"out": tmp_path / "o.png"}, SettingError, "OUT-NAME"),
         ({"out": scan}, SettingError, "OUT-NAME"),
         ({"out": tmp_path / "RAS scan.nii"}, SettingError, "OUT-NAME"),  # its JSON would be the scan's own sidecar
@@ -236,7 +345,7 @@ def test_nothing_half_written_when_the_record_cannot_be_written(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("msfilm.evaluate.segmentation.write_json", full)
+    monkeypatch.setattr("msfilm.evaluate.segmentation_files.write_json", full)
     with pytest.raises(RunError, match="No space left"):
         segment(scan, tmp_path / "out/o.nii.gz", contrast="T2w", cord=cord, network=known(Brighter()),
                 probability=tmp_path / "out/p.nii.gz")

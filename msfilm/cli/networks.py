@@ -1,4 +1,4 @@
-"""Commands for networks: train, search, score, compare, segment."""
+"""Commands for networks: train, search, score, compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from msfilm.cli.app import Device, Quiet, app
 
-__all__ = ["evaluate", "segment", "sweep", "table1", "train"]
+__all__ = ["evaluate", "sweep", "table1", "train"]
 
 
 @app.command()
@@ -59,7 +59,9 @@ def train(
     from msfilm.train.loop import fit
 
     # A run that goes on keeps its settings, so they need not be said again.
-    kept = read_json(run / "config.json")["config"] if resume and (run / "config.json").is_file() else {}
+    there = read_json(run / "config.json", code="RUN-CONFIG") if resume and (run / "config.json").is_file() else {}
+    kept = there.get("config", {}) if isinstance(there, dict) else {}  # what is no description of a run, fit refuses
+    kept = kept if isinstance(kept, dict) else {}
     if config is not None:
         kept = asdict(named_config(config)) | kept
     if altered_truth is not None:
@@ -212,36 +214,3 @@ def table1(
     )
     found = make_table1(out, plan, slices=slices, test=test, workers=workers, healthy=healthy, progress=not quiet)
     _tell(found, out, keep)
-
-
-@app.command()
-def segment(
-    image: Annotated[Path, typer.Argument(help="A NIfTI scan.")],
-    out: Annotated[Path, typer.Argument(help="The mask to write, .nii.gz; a .json of what made it goes beside it.")],
-    contrast: Annotated[str, typer.Option(help="What the scan is: T2w, T2star ...")],
-    cord: Annotated[Path | None, typer.Option(help="A mask of the cord, on the scan's grid.")] = None,
-    centreline: Annotated[
-        Path | None, typer.Option(help="Or a CSV of points along it: x_mm,y_mm,z_mm (RAS), as CentrelinePicker saves.")
-    ] = None,
-    weights: Annotated[str, typer.Option(help="Folder of a run, or a network that ships.")] = "film-contrast-small",
-    threshold: Annotated[float, typer.Option(help="Probability from which a voxel is lesion.")] = 0.5,
-    rater: Annotated[str | None, typer.Option(help="Whose style, for a network told the rater.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Segment the lesions of one scan and write the mask in the scan's own space."""
-    from msfilm.evaluate import segment as segment_scan
-
-    found = segment_scan(
-        image,
-        out,
-        contrast=contrast,
-        cord=cord,
-        centreline=centreline,
-        network=weights,
-        threshold=threshold,
-        rater=rater,
-        device=device,
-    )
-    for warning in found.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    print(f"{found.lesion_mm3:.1f} mm3 of lesion in {out}")

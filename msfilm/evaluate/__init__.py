@@ -7,7 +7,7 @@ from importlib import import_module
 # Not here: functions with the name of a module (reliability, staple, realism), which hides them once it is loaded.
 _HOMES = {
     "predict_slices": "predict", "predict_volumes": "predict", "segment": "segmentation",
-    "Segmentation": "segmentation",
+    "Segmentation": "segmentation", "segment_dataset": "derivative", "Derivative": "derivative",
     "EMPTY_RULES": "metrics", "apply_empty_rule": "metrics", "dice": "metrics", "lesion_scores": "metrics",
     "volume_scores": "metrics", "LESION_RULES": "metrics", "lesion_scores_by_size": "metrics", "pool_sizes": "metrics",
     "surface_scores": "surface", "SurfaceScores": "surface",
