@@ -58,7 +58,7 @@ TRAIN_RATER := --conditioning rater --loss dice-bce --epochs 12 --patience 0 --d
 POLARITY := --acquisition bright_ax --acquisition dark_ax --set stations=1 --set decoys=true
 TRAIN_POLARITY := --conditioning contrast --loss dice-bce --epochs 10 --patience 0 --depth 2 --filters 16 --batch-size 32 \
 	--schedule cosine --set film_lr=1 --set 'fractions=[0.75, 0.25, 0.0]'
-pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (half an hour)
+pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (three quarters of an hour)
 	rm -rf build/pretrained
 	$(BIN)/python -m msfilm phantom build/pretrained/slices --slices --patients 240 --seed 1
 	$(BIN)/python -m msfilm phantom build/pretrained/test --slices --profile test
@@ -70,6 +70,7 @@ pretrained: $(STAMP)  ## train the networks that ship with msfilm anew (half an 
 	$(BIN)/python -m msfilm phantom build/pretrained/polarity-slices --slices --patients 64 --seed 0 $(POLARITY)
 	$(BIN)/python -m msfilm phantom build/pretrained/polarity-test --slices --profile test $(POLARITY)
 	$(BIN)/python -m msfilm train build/pretrained/polarity-slices build/pretrained/film-polarity-small $(TRAIN_POLARITY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m msfilm.evaluate.localise_train msfilm/weights/cord-localiser --seed 0
 	for name in unet-small film-contrast-small film-rater-small film-polarity-small; do \
 		test=test; if [ $$name = film-rater-small ]; then test=rater-test; fi; \
 		if [ $$name = film-polarity-small ]; then test=polarity-test; fi; \

@@ -328,6 +328,7 @@ def test_refusals(tmp_path):
         ({"out": tmp_path / "o.nii.gz", "probability": tmp_path / "o.nii.gz"}, SettingError, "OUT-NAME"),
         ({"image": tmp_path / "none.nii.gz"}, InputError, "NIFTI-MISSING"),
         ({"network": "film-contrast-smal"}, SettingError, "NETWORK-UNKNOWN"),
+        ({"network": "cord-localiser"}, SettingError, "NETWORK-KIND"),
     ]:
         with pytest.raises(error) as caught:
             segment(**{"network": network} | here | change)

@@ -16,7 +16,7 @@ from msfilm import __version__
 from msfilm.data.labels import NamingRules
 from msfilm.errors import InputError, MsfilmError, SettingError
 from msfilm.evaluate.derivative_files import TABLE_COLUMNS, frame_files, mask_names, write_texts
-from msfilm.evaluate.doubts import contrast_told, known_contrasts
+from msfilm.evaluate.doubts import check_kind, contrast_told, known_contrasts
 from msfilm.evaluate.predict import weights_sha256
 from msfilm.evaluate.segmentation import check_threshold, segment
 from msfilm.evaluate.segmentation_files import beside, write_together
@@ -107,7 +107,7 @@ def segment_dataset(
     check_threshold(threshold)
     resolve_device(device)
     name = "given in memory" if isinstance(network, Network) else Path(network).name
-    network = network if isinstance(network, Network) else load_network(network)
+    network = check_kind(network if isinstance(network, Network) else load_network(network))
     if contrast is not None:
         contrast_told(network, contrast, as_contrast)
     elif as_contrast is not None and known_contrasts(network):

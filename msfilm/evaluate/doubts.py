@@ -11,7 +11,7 @@ from msfilm.errors import SettingError, suggest
 from msfilm.model.encode import CategoryEncoder, JoinedEncoder
 from msfilm.model.weights import Network
 
-__all__ = ["contrast_told", "doubts", "known_contrasts"]
+__all__ = ["check_kind", "contrast_told", "doubts", "known_contrasts"]
 
 _SLACK = 0.05  # share by which a voxel may lie beyond the training's range before it is said
 _NAMES = {"in_plane": "in-plane voxel size", "slice": "slice voxel size", "field_T": "field strength"}
@@ -22,6 +22,14 @@ def known_contrasts(network: Network) -> tuple[str, ...]:
     parts = network.encoder.parts if isinstance(network.encoder, JoinedEncoder) else (network.encoder,)
     told = [part.categories for part in parts if isinstance(part, CategoryEncoder) and part.column == "contrast"]
     return tuple(told[0]) if told else tuple(network.card.get("data", {}).get("contrasts", ()))
+
+
+def check_kind(network: Network) -> Network:
+    """The network, unless it was made to find cords: then SettingError NETWORK-KIND."""
+    if "calibration" in network.card:
+        raise SettingError("NETWORK-KIND", "this network finds the cord, it marks no lesions",
+                           mend="name one that does, such as film-contrast-small; --localise finds the cord")
+    return network
 
 
 def contrast_told(network: Network, contrast: str, as_contrast: str | None) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from msfilm.data.crop import CropGrid, uncrop
 from msfilm.errors import SettingError, suggest
 from msfilm.evaluate.cord_position import cord_position
-from msfilm.evaluate.doubts import contrast_told, doubts
+from msfilm.evaluate.doubts import check_kind, contrast_told, doubts
 from msfilm.evaluate.metrics import lesion_labels
 from msfilm.evaluate.predict import predict_images, weights_sha256
 from msfilm.evaluate.segmentation_files import beside, targets_of, write_together
@@ -105,7 +105,8 @@ def segment(
         device, precision: as in :func:`predict_slices`.
 
     Raises:
-        SettingError: CENTRE-SOURCE (not exactly one of the three), THRESHOLD, OUT-NAME, CONTRAST-UNKNOWN.
+        SettingError: CENTRE-SOURCE (not exactly one of the three), THRESHOLD, OUT-NAME, CONTRAST-UNKNOWN,
+            NETWORK-KIND (one that finds cords).
         InputError: of the files (NIFTI-*, MASK-*, CENTRELINE-*), IMAGE-BLANK for a cord without signal, CORD-UNSURE.
         RunError: NIFTI-WRITE.
     """
@@ -116,7 +117,7 @@ def segment(
     check_threshold(threshold)
     targets = targets_of(out, probability, [image, cord, centreline])
     name = "given in memory" if isinstance(network, Network) else str(network)
-    network = network if isinstance(network, Network) else load_network(network)
+    network = check_kind(network if isinstance(network, Network) else load_network(network))
     told, notes = contrast_told(network, contrast, as_contrast)
     trained_on = network.card.get("data", {})
     size, spacing = int(trained_on.get("size", 48)), float(trained_on.get("spacing_mm", 0.75))

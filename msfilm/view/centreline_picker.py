@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from msfilm.data.centres import centres_from_points, points_to_voxels, read_centreline, write_centreline
-from msfilm.data.crop import CropGrid, centres_from_mask, crop
-from msfilm.data.nifti import read_image, read_mask
+from msfilm.data.crop import CropGrid, crop
+from msfilm.data.nifti import read_image
 from msfilm.errors import MsfilmError
 from msfilm.evaluate.figure import OKABE_ITO
-from msfilm.evaluate.segmentation import Segmentation, _disc, segment
+from msfilm.evaluate.localise import CordLocation, localise
+from msfilm.evaluate.segmentation import Segmentation, segment
+from msfilm.view.centreline_example import example_picker
 from msfilm.view.live import LiveView, slider
 from msfilm.view.panels import SlicePanel
 from msfilm.view.planes import PLANES, GreyScale, PlanePanel, field_box, grey_slider
@@ -31,10 +33,11 @@ class CentrelinePicker(LiveView):
     """Click the cord in a few slices of a scan, and save the points: ``CentrelinePicker("scan.nii.gz")``.
 
     A click in the axial slice sets its point; a click in the other planes goes to that slice. By keyboard: move the
-    yellow cursor with the two sliders, then *set point*. Two points do for a straight cord, one every 15 mm for a
-    curved one. Between them runs a monotone cubic (``msfilm.data.centres.centres_from_points``); only slices from the
-    lowest to the highest point are segmented, and beyond them the cursor stays at the end point. The crop shows what
-    a network would see round the cursor. The file is what ``msfilm segment --centreline FILE`` reads.
+    yellow cursor with the two sliders, then *set point*. *propose* begins with what the localiser finds. Two points do
+    for a straight cord, one every 15 mm for a curved one. Between them runs a monotone cubic
+    (``msfilm.data.centres.centres_from_points``); only slices from the lowest to the highest point are segmented, and
+    beyond them the cursor stays at the end point. The crop shows what a network would see round the cursor. The file
+    is what ``msfilm segment --centreline FILE`` reads.
 
     Args:
         scan: NIfTI of any orientation.
@@ -109,7 +112,8 @@ class CentrelinePicker(LiveView):
         buttons = [self.add(name, ipywidgets.Button(description=name.replace("_", " "), layout={"width": "auto"}), do)
                    for name, do in (("set_point", lambda: self.pick(*self.cursor)), ("remove_point", self._remove),
                                     ("previous_slice", lambda: self._step(-1)), ("next_slice", lambda: self._step(1)),
-                                    ("save", self._save))]
+                                    ("propose", lambda: self._try(self.propose, "Nothing proposed")),
+                                    ("save", lambda: self._try(self.save, "Not saved")))]
         self._lists = self.add("points", ipywidgets.Select(options=[], rows=6, description="points", style=wide,
                                                            layout={"width": "30em"}), self._go)
         wrap = ipywidgets.Layout(flex_flow="row wrap")
@@ -118,19 +122,7 @@ class CentrelinePicker(LiveView):
     @classmethod
     def example(cls) -> CentrelinePicker:
         """A phantom's T2w scan in a temporary folder that goes with the view, with three points."""
-        from msfilm.data.bids import find_volumes
-        from msfilm.phantom import write_cohort
-
-        folder = tempfile.TemporaryDirectory(prefix="msfilm-")
-        cohort = write_cohort(Path(folder.name) / "phantom", patients=1, seed=0, workers=1, progress=False)
-        row = find_volumes(cohort).query("contrast == 'T2w'").iloc[0]
-        zs, centres = centres_from_mask(read_mask(row["cord"]).data)
-        view = cls(row["image"], Path(folder.name) / "centreline.csv", points=())
-        with view.hold():
-            for k in (0, len(zs) // 2, len(zs) - 1):
-                view.pick(*centres[k], zs[k])
-        view._folder = folder
-        return view
+        return example_picker(cls)
 
     # ----- state
 
@@ -153,9 +145,8 @@ class CentrelinePicker(LiveView):
 
     @property
     def grid(self) -> CropGrid:
-        """Where ``segment`` crops: on the middle of a disc round the curve, of whole voxels and so a bit off it."""
-        zs, centres = centres_from_mask(_disc(self.volume, *self.curve).data)
-        return CropGrid(self.volume.data.shape, self.volume.affine, zs, centres, _SIZE, _SPACING_MM)
+        """Where ``segment`` crops: on the curve."""
+        return CropGrid(self.volume.data.shape, self.volume.affine, *self.curve, _SIZE, _SPACING_MM)
 
     @property
     def centreline_mm(self) -> np.ndarray:
@@ -192,6 +183,16 @@ class CentrelinePicker(LiveView):
         self._said = f"Saved {len(self._voxels)} points to {self.saved}."
         self.refresh()
         return self.saved
+
+    def propose(self) -> CordLocation:
+        """Take at most six points of the built-in localiser in place of those here, and say how sure it is."""
+        found = localise(self.volume)
+        with self.hold():
+            self.points_mm = found.thinned()
+            self._said = f"Proposed: {found.verdict}"
+            self._to_slice()
+            self.refresh()
+        return found
 
     def segment(self, contrast: str, out: str | Path | None = None, **settings: Any) -> Segmentation:
         """Segment the scan along the curve; arguments and result as of ``msfilm.evaluate.segment``."""
@@ -301,11 +302,11 @@ class CentrelinePicker(LiveView):
         if not self._listing and self.controls["points"].value is not None:
             self.controls["z"].value = self.controls["points"].value
 
-    def _save(self) -> None:
+    def _try(self, do: Callable[[], Any], words: str) -> None:
         try:
-            self.save()
+            do()
         except MsfilmError as refusal:
-            self._said = f"Not saved: {refusal}"
+            self._said = f"{words}: {refusal}"
 
     def _click(self, event: Any) -> None:
         for plane in (self.axial, self.sagittal, self.coronal):
