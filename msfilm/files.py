@@ -23,7 +23,8 @@ import numpy as np
 from msfilm import __version__
 from msfilm.errors import InputError
 
-__all__ = ["atomic_folder", "atomic_path", "made_by", "read_json", "sha256_array", "sha256_file", "write_json"]
+__all__ = ["atomic_folder", "atomic_path", "check_aliases", "json_bytes", "made_by", "read_json", "sha256_array",
+           "sha256_file", "sha256_json", "shallow", "write_json"]
 
 
 @contextmanager
@@ -58,9 +59,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     old = temporary.with_name(temporary.name + "-old")
     try:
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        for left in reversed(range(10)):   # another process may put its folder there at this very moment
+            try:
+                if path.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.replace(path, old)
+                os.replace(temporary, path)
+                break
+            except OSError:
+                if not left or not temporary.exists():
+                    raise
     except BaseException:
         if old.exists() and not path.exists():
             os.replace(old, path)
@@ -72,10 +80,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, content: Any) -> Path:
     """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    text = json_bytes(content)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text)
     return Path(path)
+
+
+def json_bytes(content: Any) -> bytes:
+    """``content`` as indented JSON in UTF-8, with a line feed at the end. NaN is refused: it is not JSON."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    return text.encode("utf-8")
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of what JSON keeps of ``content``, whatever the order of its names and the spaces between."""
+    kept = json.loads(json.dumps(content, allow_nan=False, default=_plain))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -94,8 +114,54 @@ def read_json(path: str | Path, *, code: str = "JSON-BROKEN") -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(code, "the file is missing", where=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(code, f"cannot be read: {error.strerror or error}", where=path) from error
+    except (ValueError, RecursionError) as error:   # not JSON, not UTF-8, a number of 5000 digits, too deep
         raise InputError(code, f"not valid JSON: {error}", where=path, mend="mend or remove the file") from error
+
+
+def shallow(text: str, *, most: int = 200_000, deepest: int = 50) -> str:
+    """A YAML text as it is, if it is no longer and no deeper than settings can be: PyYAML takes minutes for a deep one.
+
+    Raises:
+        ValueError: with the fact.
+    """
+    if len(text) > most:
+        raise ValueError(f"{len(text)} letters are too many for settings (at most {most})")
+    depth = 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}" and depth > 0)
+        if depth > deepest:
+            raise ValueError(f"brackets lie within each other more than {deepest} deep")
+    return text
+
+
+def check_aliases(root: Any, *, most: int = 100_000) -> None:
+    """Refuse a composed YAML document that a few aliases (``*a``) blow up, or that holds itself.
+
+    Args:
+        root: what ``yaml.compose`` gives.
+        most: parts that it may have once every alias is written out.
+
+    Raises:
+        ValueError: with the fact.
+    """
+    sizes: dict[int, int | None] = {}   # None: being counted
+
+    def size(node: Any) -> int:
+        if id(node) in sizes:
+            if sizes[id(node)] is None:
+                raise ValueError("an alias lies within what it stands for")
+            return sizes[id(node)]
+        sizes[id(node)] = None
+        parts = node.value if isinstance(getattr(node, "value", None), list) else []
+        count = 1 + sum(size(one) for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        if count > most:
+            raise ValueError(f"more than {most} parts, once its aliases are written out")
+        sizes[id(node)] = count
+        return count
+
+    size(root)
 
 
 def sha256_file(path: str | Path) -> str:

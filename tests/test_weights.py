@@ -122,7 +122,6 @@ def test_a_crash_at_any_step_of_replacing_leaves_a_network_that_loads(tmp_path, 
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "write_json", crash_before(weights.write_json))
         patch.setattr(weights, "write_bytes", crash_before(weights.write_bytes))
         with pytest.raises(KeyboardInterrupt):
             save_network(tmp_path, new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from msfilm import __version__
 from msfilm.errors import InputError, RunError, SettingError, suggest
-from msfilm.files import atomic_path, read_json, sha256_file, write_json
+from msfilm.files import atomic_path, json_bytes, read_json, sha256_file, sha256_json
 from msfilm.model.encode import Encoder, encoder_from_dict
 from msfilm.model.unet import UNet, UNetConfig
 
@@ -62,13 +63,14 @@ def save_network(path: str | Path, network: Network) -> Path:
     path = Path(path)
     weights = tensor_bytes(network.model.state_dict())
     described = {"model": asdict(network.model.config), "encoder": network.encoder and network.encoder.to_dict()}
-    content = {"format": FORMAT, "msfilm": __version__, "network": described, "network_sha256": _sha256_json(described),
-               "weights_sha256": hashlib.sha256(weights).hexdigest(), "card": network.card}
+    content = {"format": FORMAT, "msfilm": __version__, "network": described, "network_sha256": sha256_json(described),
+               "weights_sha256": hashlib.sha256(weights).hexdigest(), "card": network.card,
+               "card_sha256": sha256_json(network.card)}
     file = path / "weights.safetensors"
     if file.exists():
-        write_json(path / "network.json", {**content, "replaces_sha256": sha256_file(file)})
+        write_bytes(path / "network.json", json_bytes({**content, "replaces_sha256": sha256_file(file)}))
     write_bytes(file, weights)
-    write_json(path / "network.json", content)
+    write_bytes(path / "network.json", json_bytes(content))
     return path
 
 
@@ -89,32 +91,44 @@ def load_network(path_or_name: str | Path) -> Network:
         raise InputError("WEIGHTS-MISSING", "there is no network.json in this folder", where=path,
                          mend="a run has one as soon as its first epoch is over")
     content = read_json(path / "network.json", code="WEIGHTS-CORRUPT")
+    again = "fetch or train the network again"
     try:
         if content["format"] != FORMAT:
             raise InputError("WEIGHTS-FORMAT", f"format {content['format']!r}; msfilm {__version__} reads {FORMAT}",
                              where=path / "network.json", mend="install the msfilm that wrote it")
-        described = content["network"]
-        if _sha256_json(described) != content["network_sha256"]:
-            raise InputError("WEIGHTS-CORRUPT", "the description does not fit its SHA-256", where=path / "network.json",
-                             mend="fetch or train the network again")
-        model = UNet(UNetConfig(**described["model"]))
+        described, card = content["network"], dict(content["card"])
+        for name, part in (("network", described), ("card", card)):   # a card's hash came later
+            if sha256_json(part) != (content[f"{name}_sha256"] if name == "network" else
+                                      content.get("card_sha256", sha256_json(part))):
+                raise InputError("WEIGHTS-CORRUPT", f"the {'description' if name == 'network' else name} does not fit "
+                                 "its SHA-256", where=path / "network.json", mend=again)
+        config = UNetConfig(**described["model"])
         encoder = encoder_from_dict(described["encoder"]) if described["encoder"] else None
         hashes = {content["weights_sha256"], content.get("replaces_sha256", content["weights_sha256"])}
-        card = dict(content["card"])
-    except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SettingError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError("WEIGHTS-CORRUPT", f"not a description of a network: {error!r}", where=path / "network.json",
-                         mend="fetch or train the network again") from error
-    tensors, digest, _ = read_tensors(path / "weights.safetensors")
-    if digest not in hashes:
-        raise InputError("WEIGHTS-CORRUPT", f"SHA-256 is {digest[:12]}.., network.json says "
-                         f"{content['weights_sha256'][:12]}..", where=path / "weights.safetensors",
-                         mend="fetch or train the network again")
+                         mend=again) from error
+    tensors, _, _ = read_tensors(path / "weights.safetensors", hashes)
+    there = sum(tensor.numel() for tensor in tensors.values())
+    if _least_numbers(config) > there:   # seen before so large a network is made
+        raise InputError("WEIGHTS-CORRUPT", f"{there} weights are too few for the network described", where=path,
+                         mend=again)
+    model = UNet(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError("WEIGHTS-CORRUPT", f"the weights do not fit the description: {error}", where=path,
-                         mend="fetch or train the network again") from error
+                         mend=again) from error
     return Network(model.eval(), encoder, card)
+
+
+def _least_numbers(config: UNetConfig) -> int:
+    """Weights of the bottleneck, and of what z goes into first: the network has more."""
+    widest, m, width = config.filters * 2 ** (config.depth - 1), config.n_codes, config.film_width
+    trunk = m * width + width**2 if m and config.modulation == "film" and config.film_form == "residual" else m
+    return 18 * widest**2 + trunk
 
 
 def list_networks() -> tuple[str, ...]:
@@ -128,23 +142,34 @@ def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = N
     return safetensors_save(plain, metadata)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str, dict[str, str]]:
+def read_tensors(path: Path, hashes: Collection[str] | None = None) -> tuple[dict[str, Tensor], str, dict[str, str]]:
     """A safetensors file's tensors (on the CPU), SHA-256 and metadata.
+
+    Args:
+        path: the file.
+        hashes: those that it may have; looked at before anything is made of the bytes.
 
     Raises:
         InputError: WEIGHTS-MISSING or WEIGHTS-CORRUPT.
     """
+    again = "fetch or train the network again"
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError("WEIGHTS-MISSING", "the file is missing", where=path) from None
+    except OSError as error:
+        raise InputError("WEIGHTS-MISSING", f"cannot be read: {error.strerror or error}", where=path) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if hashes is not None and digest not in hashes:
+        raise InputError("WEIGHTS-CORRUPT", f"SHA-256 is {digest[:12]}.., network.json says "
+                         f"{' or '.join(sorted(str(one)[:12] for one in hashes))}..", where=path, mend=again)
     try:
         tensors = safetensors_load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise InputError("WEIGHTS-CORRUPT", f"not readable as safetensors: {error}", where=path,
-                         mend="fetch or train the network again") from error
-    return tensors, hashlib.sha256(content).hexdigest(), header.get("__metadata__", {})
+        return tensors, digest, header.get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+            RecursionError) as error:
+        raise InputError("WEIGHTS-CORRUPT", f"not readable as safetensors: {error}", where=path, mend=again) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -159,7 +184,3 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise RunError("WEIGHTS-WRITE", f"cannot write {len(content)} bytes: {error.strerror or error}", where=path,
                        mend="make room on the disk, or choose another folder") from error
-
-
-def _sha256_json(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msfilm.errors import InputError, SettingError, suggest
+from msfilm.files import check_aliases, shallow
 from msfilm.train.loop import TrainConfig
 
 __all__ = ["MAX_JOBS", "Grid", "load_yaml", "read_grid", "write_grid"]
@@ -102,10 +103,14 @@ class Grid:
         if not isinstance(values, (list, tuple)) or not values:
             fact = "an empty list" if isinstance(values, (list, tuple)) else f"{values!r} is no list"
             self._refuse("GRID-LIST", f"{name}: {fact}", f"write the values to try, as '{name}: [a, b]'")
-        values = [self._value(name, value) for value in values]
-        for i, value in enumerate(values):
-            if value in values[:i]:
+        if len(values) > MAX_JOBS:
+            self._refuse("GRID-SIZE", f"{name}: {len(values)} values; at most {MAX_JOBS} jobs", "try fewer values")
+        values, seen = [self._value(name, value) for value in values], set()
+        for value in values:
+            known = tuple(value) if isinstance(value, list) else value
+            if known in seen:
                 self._refuse("GRID-TWICE", f"{name}: {value!r} stands there twice", "leave one out")
+            seen.add(known)
         return values
 
     def _value(self, name: str, value: Any) -> Any:
@@ -227,7 +232,9 @@ def load_yaml(path: Path) -> dict[Any, Any]:
                                  list("-+0123456789"))
     again = "mend the YAML; benchmarks/experiments/grid-search.yml is an example"
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=Loader)   # Loader is a SafeLoader
+        text = shallow(path.read_text(encoding="utf-8-sig"))
+        check_aliases(yaml.compose(text, Loader=Loader))
+        content = yaml.load(text, Loader=Loader)   # a SafeLoader
     except OSError as error:
         raise InputError("GRID-MISSING", f"cannot be read: {error.strerror or error}", where=path,
                          mend="name a YAML file") from error

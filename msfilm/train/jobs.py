@@ -23,6 +23,7 @@ from tqdm import tqdm
 from msfilm.data.slices import SliceSet
 from msfilm.errors import InputError, MsfilmError, RunError, SettingError
 from msfilm.files import atomic_path, read_json, sha256_file, write_json
+from msfilm.locks import hold_folder
 from msfilm.train.loop import TrainConfig, fit
 from msfilm.train.runs import run_name
 from msfilm.train.state import resolve_device
@@ -54,7 +55,7 @@ def run_all(jobs: Mapping[str, TrainConfig], slices: SliceSet | str | Path, out:
 
     Raises:
         SettingError: SWEEP-WORKERS.
-        RunError: SWEEP-WORKER, a process was killed; SWEEP-WRITE.
+        RunError: SWEEP-WORKER, a process was killed; RUN-BUSY, another process works in ``out``; SWEEP-WRITE.
         InputError: what SliceSet.load refuses.
     """
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
@@ -74,25 +75,26 @@ def run_all(jobs: Mapping[str, TrainConfig], slices: SliceSet | str | Path, out:
     def note(run: str, row: dict[str, Any]) -> None:
         rows.update({name: {"run": run, **row} for name in names[run]})
 
-    done = {run: row for run in names if (row := _finished(out / "runs" / run))}
-    for run, row in done.items():
-        note(run, row)
-    for leftover in out.glob(".tmp-*"):   # of a process that was killed while it wrote
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    _write(out, _table(jobs, rows, settings))
-    waiting = {run: jobs[names[run][0]] for run in names if run not in done}
-    workers = min(workers or _default_workers(jobs), max(len(names), 1))
-    threads = torch.get_num_threads() if workers == 1 else max(1, _cores() // workers)
-    with tqdm(total=len(names), initial=len(done), disable=not progress, desc=out.name, unit="run") as bar:
-        # Threads go by all jobs, not by those left: sums in another order would make a resumed table another one.
-        if min(workers, len(waiting)) <= 1:
-            results = _here(waiting, data, out, threads, progress and workers == 1)
-        else:
-            results = _side_by_side(waiting, _kept(data, out) if folder is None else folder, out, threads, workers)
-        for run, row in results:
+    with hold_folder(out, refused="SWEEP-WRITE"):
+        done = {run: row for run in names if (row := _finished(out / "runs" / run))}
+        for run, row in done.items():
             note(run, row)
-            _write(out, _table(jobs, rows, settings))
-            bar.update()
+        for leftover in out.glob(".tmp-*"):   # of a process that was killed while it wrote
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        _write(out, _table(jobs, rows, settings))
+        waiting = {run: jobs[names[run][0]] for run in names if run not in done}
+        workers = min(workers or _default_workers(jobs), max(len(names), 1))
+        threads = torch.get_num_threads() if workers == 1 else max(1, _cores() // workers)
+        with tqdm(total=len(names), initial=len(done), disable=not progress, desc=out.name, unit="run") as bar:
+            # Threads go by all jobs, not by those left: sums in another order would make a resumed table another one.
+            if min(workers, len(waiting)) <= 1:
+                results = _here(waiting, data, out, threads, progress and workers == 1)
+            else:
+                results = _side_by_side(waiting, _kept(data, out) if folder is None else folder, out, threads, workers)
+            for run, row in results:
+                note(run, row)
+                _write(out, _table(jobs, rows, settings))
+                bar.update()
     return _table(jobs, rows, settings)
 
 

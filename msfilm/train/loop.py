@@ -62,7 +62,8 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
         on_epoch: called after each epoch with its row of history.csv.
 
     Raises:
-        RunError: RUN-EXISTS, RUN-CONFIG, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN, TRAIN-MEMORY, WEIGHTS-WRITE.
+        RunError: RUN-BUSY, RUN-EXISTS, RUN-CONFIG, RUN-WRITE, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN, TRAIN-MEMORY,
+            WEIGHTS-WRITE. Whatever it is, the folder keeps the last good epoch, and ``resume`` goes on from there.
         SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, CENTRE-UNKNOWN, TRAIN-DEVICE.
         InputError: SPLIT-LEAK, SPLIT-FEW, WEIGHTS-CORRUPT.
     """
@@ -74,11 +75,12 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     usable = usable_rows(slices, config.mask, config.contrasts, config.without_centres)
     split, side = sides_of(slices, unit=config.split_unit, fractions=config.fractions, seed=config.split_seed)
     encoder = make_encoder(config.conditioning, slices.described()[usable & (side == "train")])
-    train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")
-    val = gather(slices, usable & (side == "val"), validation_mask(config.mask), encoder, device, "val")
-
-    model = UNet(config.unet(encoder.n_codes if encoder else 0), seed=config.seed)
-    model = model.to(device=device, memory_format=torch.channels_last)
+    with _memory_named(config):
+        train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")
+        val = gather(slices, usable & (side == "val"), validation_mask(config.mask), encoder, device, "val")
+        _refuse_dark(val)
+        model = UNet(config.unet(encoder.n_codes if encoder else 0), seed=config.seed)
+        model = model.to(device=device, memory_format=torch.channels_last)
     film = list(model.generator.parameters()) if model.generator else []
     optimizer = torch.optim.Adam([{"params": list(model.blocks.parameters())},
                                   {"params": film, "weight_decay": config.film_weight_decay}], lr=config.lr)
@@ -90,21 +92,21 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                 "slices": dict(slices.meta), "slices_sha256": slices_hash(slices, config.mask),
                 "counts": {"train_slices": len(train), "val_slices": len(val), "train_volumes": len(train.names),
                            "val_volumes": len(val.names)}, "made_by": made_by()} | leaky
-    open_run(run, settings, split, resume=resume)
-    history = load_state(run / "state.safetensors", model, optimizer)
-
     steps = max(1, len(train) // config.batch_size)   # the order changes each epoch, so every slice gets its turn
     spacing = float(slices.meta.get("spacing_mm", 0.75))
-    if config.frozen_augmentation:
-        train = augmented_once(train, config, spacing)
-    with tqdm(total=config.epochs, initial=len(history), disable=not progress, desc=run.name, unit="epoch") as bar:
+    with open_run(run, settings, split, resume=resume), _memory_named(config), tqdm(
+            total=config.epochs, disable=not progress, desc=run.name, unit="epoch") as bar:
+        history = load_state(run / "state.safetensors", model, optimizer)
+        bar.initial = bar.n = len(history)
+        if config.frozen_augmentation:
+            train = augmented_once(train, config, spacing)
         for epoch in range(len(history) + 1, config.epochs + 1):
             if _stands_still(history, config.patience):
                 break
             started = time.perf_counter()
             model.train()
             losses = torch.zeros(steps, device=device)
-            with epoch_rng(config.seed, epoch, device) as generator, _memory_named(config):
+            with epoch_rng(config.seed, epoch, device) as generator:
                 order = torch.randperm(len(train), generator=generator, device=device)
                 for step in range(steps):
                     rows = order[step * config.batch_size : (step + 1) * config.batch_size]  # (N,)
@@ -120,7 +122,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                         group["lr"] = share * learning_rate(config, history, epoch - 1 + step / steps)
                     optimizer.step()
                     losses[step] = loss.detach()     # stays on the device: looked at once an epoch
-                _refuse_nan(losses, order, train, epoch, config)
+                _refuse_nan(losses, model, order, train, epoch, config)
                 score = volume_dice(model, val, autocast)
 
             row = {"epoch": epoch, "train_loss": float(losses.mean()), "val_dice": score,
@@ -140,7 +142,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
             if on_epoch is not None:
                 on_epoch(row)
 
-    write_history(run, history)   # a run killed between its checkpoint and its history gets the row here
+        write_history(run, history)   # a run killed between its checkpoint and its history gets the row here
     best = _best(history)
     return RunResult(run, int(best["epoch"]), best["val_dice"], len(history), sum(row["seconds"] for row in history))
 
@@ -158,17 +160,28 @@ def _stands_still(history: list[dict[str, float]], patience: int) -> bool:
     return bool(patience and history and len(history) - _best(history)["epoch"] >= patience)
 
 
-def _refuse_nan(losses: torch.Tensor, order: torch.Tensor, train: SideTensors, epoch: int, config: TrainConfig) -> None:
-    """One look at the whole epoch's losses; if one is not finite, name its batch."""
+def _refuse_dark(side: SideTensors) -> None:
+    """Validation that met a pixel that is no number would count it as 'no lesion', and nobody would hear of it."""
+    dark = (~torch.isfinite(side.images).flatten(1).all(1)).nonzero().flatten()
+    if len(dark):
+        raise RunError("TRAIN-NAN", f"pixels that are no numbers in {', '.join(side.names_of(dark))}, of the val side",
+                       mend="look at those volumes")
+
+
+def _refuse_nan(losses: torch.Tensor, model: UNet, order: torch.Tensor, train: SideTensors, epoch: int,
+                config: TrainConfig) -> None:
+    """One look at the whole epoch's losses, and at the weights after it; if one is not finite, name its batch."""
     wrong = (~torch.isfinite(losses)).nonzero()
-    if not len(wrong):
+    spoilt = [name for name, x in model.state_dict().items() if x.is_floating_point() and not torch.isfinite(x).all()]
+    if not len(wrong) and not spoilt:
         return
-    step = int(wrong[0])
+    step = int(wrong[0]) if len(wrong) else len(losses) - 1   # a loss after a spoilt step would not be finite
+    what = f"the loss became {float(losses[step])}" if len(wrong) else f"weights became no numbers ({spoilt[0]})"
     rows = order[step * config.batch_size : (step + 1) * config.batch_size]
     dark = rows[~torch.isfinite(train.images[rows]).flatten(1).all(1)]
     fact = f"pixels that are no numbers in {', '.join(train.names_of(dark))}" if len(dark) else "all pixels are numbers"
-    raise RunError("TRAIN-NAN", f"the loss became {float(losses[step])} in epoch {epoch}, step {step + 1} of "
-                   f"{len(losses)}; the batch: {', '.join(train.names_of(rows))}; {fact}",
+    raise RunError("TRAIN-NAN", f"{what} in epoch {epoch}, step {step + 1} of {len(losses)}; the batch: "
+                   f"{', '.join(train.names_of(rows))}; {fact}; the epochs before are kept",
                    mend="look at those volumes" if len(dark) else "lower lr, or use precision 'fp32'")
 
 
@@ -182,6 +195,11 @@ class _memory_named:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise RunError("TRAIN-MEMORY", f"out of GPU memory: {error}", mend=f"lower batch_size (now "
-                           f"{self.config.batch_size}), filters ({self.config.filters}) or depth") from error
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        # torch has no type of its own for a CPU that is out of memory
+        on_cpu = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
+            words in str(error) for words in ("not enough memory", "can't allocate memory", "annot allocate memory")))
+        if on_gpu or on_cpu:
+            raise RunError("TRAIN-MEMORY", f"out of {'GPU ' if on_gpu else ''}memory: {error or type(error).__name__}",
+                           mend=f"lower batch_size (now {self.config.batch_size}), filters ({self.config.filters}) or "
+                           "depth, or train on fewer slices; then start anew, or resume with more memory") from error

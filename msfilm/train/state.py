@@ -16,6 +16,7 @@ from torch import Tensor
 
 from msfilm.errors import InputError, RunError, SettingError
 from msfilm.files import atomic_path, read_json, write_json
+from msfilm.locks import LOCK, hold_folder
 from msfilm.model.unet import UNet
 from msfilm.model.weights import read_tensors, tensor_bytes, write_bytes
 
@@ -68,8 +69,11 @@ def epoch_rng(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Gen
         yield torch.Generator(device).manual_seed(mine)
 
 
-def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: bool) -> None:
-    """Make the run's folder with config.json and split.csv, or see that the run in it is this one.
+@contextmanager
+def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: bool) -> Iterator[None]:
+    """Hold the run's folder while the block runs: no other process writes into it.
+
+    It is made with config.json and split.csv, or seen to hold this very run.
 
     Args:
         run: the folder.
@@ -78,21 +82,44 @@ def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: b
         resume: go on where the run in the folder stopped (or start, where there is none yet).
 
     Raises:
-        RunError: RUN-EXISTS, the folder has content and ``resume`` is off; RUN-CONFIG, it holds another run.
+        RunError: RUN-BUSY, another process trains in it; RUN-EXISTS, the folder has content and ``resume`` is off;
+            RUN-CONFIG, it holds another run; RUN-WRITE.
     """
     if run.exists() and not run.is_dir():
         raise RunError("RUN-EXISTS", "this is a file, not a folder", where=run, mend="choose another folder")
-    for leftover in run.glob(".tmp-*"):
+    with hold_folder(run):
         if resume:
-            leftover.unlink(missing_ok=True)   # of a process that was killed while it wrote
-    if not run.is_dir() or not any(run.iterdir()):
-        write_json(run / "config.json", settings)
-        with atomic_path(run / "split.csv") as temporary:
-            split.rename("side").rename_axis(split.index.name or "patient").to_csv(temporary)
-        return
-    if not resume:
-        raise RunError("RUN-EXISTS", "there is something in this folder already", where=run,
-                       mend="choose another folder, remove this one, or resume it (--resume)")
+            for leftover in run.glob(".tmp-*"):   # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
+        if all(path.name == LOCK for path in run.iterdir()):
+            with _writing(run / "config.json"):
+                write_json(run / "config.json", settings)
+        elif not resume:
+            raise RunError("RUN-EXISTS", "there is something in this folder already", where=run,
+                           mend="choose another folder, remove this one, or resume it (--resume)")
+        else:
+            _same_run(run, settings)
+        if not (run / "split.csv").exists():   # also where it was killed between the two
+            with _writing(run / "split.csv"), atomic_path(run / "split.csv") as temporary:
+                split.rename("side").rename_axis(split.index.name or "patient").to_csv(temporary)
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the run in {run} goes on with the same settings and resume=True (--resume)")
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError("RUN-WRITE", f"cannot write: {error.strerror or error}", where=path,
+                       mend="make room on the disk, then resume (--resume): all epochs up to the last are kept"
+                       ) from error
+
+
+def _same_run(run: Path, settings: dict[str, Any]) -> None:
     old = _flat({key: _of(read_json(run / "config.json", code="RUN-CONFIG"), run).get(key) for key in _COMPARED})
     new = _flat(json.loads(json.dumps({key: settings[key] for key in _COMPARED})))
     differ = (name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
@@ -121,8 +148,8 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_history(run: Path, history: list[dict[str, float]]) -> None:
-    """history.csv, one row an epoch."""
-    with atomic_path(run / "history.csv") as temporary:
+    """history.csv, one row an epoch. Raises RunError RUN-WRITE."""
+    with _writing(run / "history.csv"), atomic_path(run / "history.csv") as temporary:
         pd.DataFrame(history).to_csv(temporary, index=False)
 
 

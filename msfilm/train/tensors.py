@@ -133,16 +133,19 @@ def slices_hash(slices: SliceSet, mask: str) -> str:
 
 
 def trained_on(slices: SliceSet, rows: np.ndarray) -> dict[str, Any]:
-    """What a network's card says of the volumes whose slices ``rows`` (N,) picks: contrasts, and voxel sizes in mm.
+    """What a network's card says of the volumes whose slices ``rows`` (N,) picks: contrasts, voxel sizes in mm, field.
 
     ``segment`` warns by it of a scan unlike these.
     """
     table = slices.table[rows]
-    voxel = np.array([slices.scans[name].voxel_mm for name in table["volume"].unique()])   # (volumes, 3): x, y, z
+    names = table["volume"].unique()
+    voxel = np.array([slices.scans[name].voxel_mm for name in names])   # (volumes, 3): x, y, z
+    field_T = slices.volumes.loc[names, "field_T"].dropna() if "field_T" in slices.volumes else []
     ranges = {"in_plane": voxel[:, :2], "slice": voxel[:, 2]}
     return {"contrasts": sorted(table["contrast"].unique()),
             "voxel_mm": {name: [round(float(sides.min()), 4), round(float(sides.max()), 4)]
-                         for name, sides in ranges.items()}}
+                         for name, sides in ranges.items()}} | (
+        {"field_T": [float(min(field_T)), float(max(field_T))]} if len(field_T) else {})
 
 
 def volume_dice(model: nn.Module, side: SideTensors, autocast: Any, batch_size: int = 256) -> float:
