@@ -110,15 +110,16 @@ def read_centreline(path: str | Path) -> np.ndarray:
     lines = [line for line in lines if line and not line.startswith("#")]
     mend = "first line x_mm,y_mm,z_mm, then three numbers a line"
     if not lines or [name.strip() for name in lines[0].split(",")] != ["x_mm", "y_mm", "z_mm"]:
-        raise InputError("CENTRELINE-VALUES", f"the heading is {lines[0] if lines else ''!r}", where=path, mend=mend)
+        heading = lines[0][:80] if lines else ""
+        raise InputError("CENTRELINE-VALUES", f"the heading is {heading!r}", where=path, mend=mend)
     points = []
     for line in lines[1:]:
         try:
             points.append([float(value) for value in line.split(",")])
         except ValueError:
-            raise InputError("CENTRELINE-VALUES", f"not numbers: {line!r}", where=path, mend=mend) from None
+            raise InputError("CENTRELINE-VALUES", f"not numbers: {line[:80]!r}", where=path, mend=mend) from None
         if len(points[-1]) != 3 or not np.isfinite(points[-1]).all():
-            raise InputError("CENTRELINE-VALUES", f"not three finite numbers: {line!r}", where=path, mend=mend)
+            raise InputError("CENTRELINE-VALUES", f"not three finite numbers: {line[:80]!r}", where=path, mend=mend)
     return np.array(points, dtype=np.float64).reshape(-1, 3)
 
 

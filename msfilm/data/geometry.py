@@ -17,6 +17,8 @@ FORMS = ("sform", "qform")
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two voxel axes
 PIXDIM_TOLERANCE = 1e-2  # relative, voxel size in the header against the affine's
+SMALLEST, LARGEST = 1e-5, 1e5  # mm a voxel: microscopes and more than a body; NIfTI-2 can hold 1e-300
+FARTHEST = 1e9  # mm: 1000 km; NIfTI-2 can hold numbers whose squares no float holds
 FORMS_TOLERANCE = 0.5  # of a voxel, at the corner where qform and sform differ most
 
 
@@ -54,7 +56,7 @@ def check_affine(
     check_form_name(form)
     mend = "export the file again from its source, or mend the header with a tool that shows it"
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if not (np.isfinite(sizes) & (sizes > 0)).all():
+    if not ((sizes >= SMALLEST) & (sizes <= LARGEST)).all():  # neither does NaN lie between
         raise InputError("NIFTI-PIXDIM", f"voxel sizes (pixdim) {_text(sizes)} mm", where=path, mend=mend)
     present = {name: int(header[f"{name}_code"]) > 0 for name in FORMS}
     if not any(present.values()):
@@ -101,6 +103,8 @@ def check_affine(
 def _check_form(name: str, form: np.ndarray, sizes: np.ndarray, path: Path, mend: str) -> None:
     if not np.isfinite(form).all():
         raise InputError("NIFTI-AFFINE", f"the {name} holds values that are not finite", where=path, mend=mend)
+    if (far := float(np.abs(form).max())) > FARTHEST:
+        raise InputError("NIFTI-AFFINE", f"the {name} holds {far:.3g} mm", where=path, mend=mend)
     lengths = np.linalg.norm(form[:3, :3], axis=0)
     if lengths.min() <= 1e-6 or abs(np.linalg.det(form[:3, :3])) < 1e-3 * lengths.prod():
         raise InputError(

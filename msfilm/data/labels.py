@@ -24,7 +24,7 @@ from typing import Any
 
 from msfilm.data.sidecars import CENTRE_COLUMNS
 from msfilm.errors import InputError, SettingError, suggest
-from msfilm.files import shallow
+from msfilm.files import check_aliases, shallow
 
 __all__ = ["NAMES_FILES", "NamingRules", "entities_of"]
 
@@ -130,7 +130,8 @@ class NamingRules:
         mend = "lines 'key: value'; msfilm.data.labels shows a whole file"
         try:
             text = shallow(path.read_text(encoding="utf-8-sig"))
-            _no_key_twice(yaml.compose(text, yaml.BaseLoader), path)
+            check_aliases(root := yaml.compose(text, yaml.BaseLoader))
+            _no_key_twice(root, path)
             content = yaml.load(text, yaml.BaseLoader)  # makes texts, lists and mappings only
         except OSError as error:
             raise InputError("NAMES-MISSING", f"cannot be read: {error.strerror or error}", where=path,
@@ -225,7 +226,7 @@ class NamingRules:
         text = re.sub(r"^_|(\.nii(\.gz)?|\.csv)$", "", pattern) if name != "folders" else pattern.strip("/")
         if not text or (name != "folders" and "/" in text):
             self._refuse("NAMES-PATTERN", f"{name}: '{pattern}'", "write what follows the scan's name: lesion-manual")
-        parts = re.split(r"\{(\w*)\}|(\*)", text)
+        parts = re.split(r"\{(\w*)\}|(\*+)", text)
         regex, holes = "", 0
         for place, part in enumerate(parts):
             if place % 3 == 0:
@@ -241,6 +242,9 @@ class NamingRules:
         if holes > 1 or (holes and name in ("cord", "truth", "centreline")):
             self._refuse("NAMES-PATTERN", f"{name}: '{pattern}' has {holes} of {{rater}} and {{n}}",
                          "one in a lesion's name or a folder's")  # fmt: skip
+        if len(parts) > 10:  # each * or hole more is another power of the name's length in time
+            self._refuse("NAMES-PATTERN", f"{name}: '{pattern[:60]}' has {len(parts) // 3} of *, {{rater}} and {{n}}",
+                         "three at most")  # fmt: skip
         return re.compile(f"^{regex}$")
 
 

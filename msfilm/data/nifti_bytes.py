@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
             mend=f"convert it to NIfTI, for example with {_converter(path.name.lower())}",
         )
     try:
-        on_disk = path.stat().st_size
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for without end
+            raise InputError("NIFTI-UNREADABLE", "not an ordinary file", where=path, mend="give a file")
+        on_disk = about.st_size
         with open(path, "rb") as handle:
             packed = handle.read(2) == b"\x1f\x8b"
             handle.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_
 
 _FORMAT = 1
 _INDEX = "slices.json"
+_NPY_HEADER = 10_000  # bytes; that of a crop array has about a hundred
 
 
 def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
@@ -150,14 +152,21 @@ def load_slices(folder: str | Path, *, verify: bool = True) -> SliceSet:
 
 def _array(folder: Path, name: str) -> np.ndarray:
     path = folder / f"{name}.npy"
+    again = "prepare the data set again"
     try:
+        with open(path, "rb") as handle:
+            start = handle.read(12)
+        length = int.from_bytes(start[8:12] if start[6:7] != b"\x01" else start[8:10], "little")
+        if length > _NPY_HEADER:  # NumPy would ask for as much memory before it looks
+            raise ValueError(f"a header of {length} bytes")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, TokenError, RecursionError) as error:
         if isinstance(error, ValueError) and "mmap" in str(error) and path.stat().st_size > 0:
-            return np.load(path, allow_pickle=False)  # an array without elements cannot be mapped
-        raise InputError(
-            "SLICES-CORRUPT", f"cannot be read: {error}", where=path, mend="prepare the data set again"
-        ) from error
+            try:
+                return np.load(path, allow_pickle=False)  # an array without elements cannot be mapped
+            except (OSError, ValueError, EOFError, MemoryError) as second:
+                error = second
+        raise InputError("SLICES-CORRUPT", f"cannot be read: {error}", where=path, mend=again) from error
 
 
 def _scans(folder: Path, entries: dict[str, Any]) -> dict[str, ScanMasks]:

@@ -126,6 +126,7 @@ def read_plan(path: str | Path) -> ExperimentPlan:
     for key in ("question", "expected", "cohorts", "tests", "arms"):
         if not content.get(key):
             raise SettingError("PLAN-KEY", f"'{key}' is missing", where=path, mend="write it down before the run")
+    _check_kinds(content, path)
     cohorts, tests, arms = content["cohorts"], content["tests"], {}
     for name, given in content["arms"].items():
         settings = dict(given or {})
@@ -142,6 +143,28 @@ def read_plan(path: str | Path) -> ExperimentPlan:
                           arms=arms, compare=[(str(a), str(b)) for a, b in pairs], path=path,
                           measures=tuple(content.get("measure") or ("scores",)),
                           seeds=tuple(content.get("seeds") or (0, 1, 2)), **rest)
+
+
+def _check_kinds(content: dict[str, Any], path: Path) -> None:
+    """Mappings where mappings belong, lists where lists do."""
+    def refuse(key: str, wanted: str) -> None:
+        raise SettingError("PLAN-VALUE", f"'{key}' is no {wanted}", where=path,
+                           mend="benchmarks/experiments/ has examples")
+
+    for key in ("cohorts", "tests", "arms"):
+        if not isinstance(content[key], dict) or not all(isinstance(one, dict) for one in content[key].values()
+                                                         if one is not None or key != "arms"):
+            refuse(key, "mapping of names to settings")
+    for name, arm in content["arms"].items():
+        if any(isinstance((arm or {}).get(key), (dict, list)) for key in ("cohort", "test")):
+            refuse(f"arms, {name}", "mapping with the names of a cohort and of a test")
+    for key in ("measure", "seeds", "compare"):
+        if content.get(key) is not None and not isinstance(content[key], list):
+            refuse(key, "list")
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in content.get("compare") or []):
+        refuse("compare", "list of pairs [a, b]")
+    if any(not isinstance(one, str) for one in content.get("measure") or []):
+        refuse("measure", "list of names")
 
 
 def cohort_plan(settings: Mapping[str, Any]) -> CohortPlan:
