@@ -30,8 +30,8 @@ from msfilm.phantom.faults import FAULTS, fault_files, make_fault
 
 OUT = Path(__file__).resolve().parent / "results" / "faults-table.json"
 ABOUT = """Each fault is made by `msfilm.phantom.faults` in a small data set of good scans, and fed to the commands
-(`python benchmarks/faults_table.py` writes this page; `tests/test_check.py` holds that it stays so). Exit codes are those
-of `msfilm check` and `msfilm prepare`; the good scans beside the broken one are prepared in every row."""
+(`python benchmarks/faults_table.py` writes this page; `tests/test_check.py` holds that it stays so). Exit codes are
+those of `msfilm check` and `msfilm prepare`; the good scans beside the broken one are prepared in every row."""
 # Beside the default of each row: the other ways in which the same thing happens, and the code that each must give.
 VARIANTS: dict[int, list[tuple[dict[str, Any], str, str]]] = {
     1: [({"keep": 0.1}, "NIFTI-TRUNCATED", "refused")],
@@ -41,7 +41,8 @@ VARIANTS: dict[int, list[tuple[dict[str, Any], str, str]]] = {
     6: [({"value": value}, "NIFTI-PIXDIM", "refused") for value in (-0.75, math.nan, 1.5)],
     8: [({"mm": 0.2}, "NIFTI-FORMS-NEAR", "warned")],
     9: [({"kind": "same"}, "NIFTI-SINGULAR", "refused")],
-    11: [({"kind": "flip"}, "MASK-APART", "refused")],
+    11: [({"kind": "flip"}, "MASK-APART", "refused"),
+         ({"kind": "mirror", "axis": 0}, "MASK-TURNED", "warned")],
     12: [({"kind": "spacing"}, "MASK-GRID", "refused")],
     14: [({"value": 0.5}, "MASK-VALUES", "refused")],
     18: [({"kind": "complex"}, "NIFTI-DTYPE", "refused")],

@@ -30,6 +30,7 @@ _MENDS = {  # what to do about a note on a file
     "NIFTI-ENDIAN": "nothing: it reads right",
     "MASK-FLOAT": "nothing; or save it as uint8 with 0 and 1",
     "MASK-MAPPED": "save it with 0 and 1, so that nobody has to be told",
+    "MASK-TURNED": "look at mask and scan together; if left and right are changed over, copy the scan's header to it",
     "MASK-NOPLACE": "look at mask and scan together, then copy the header of the one that has a place",
 }
 EVEN = 0.6  # a cord's cross-section against that of the next slice; real masks: .80 and more, the two broken ones .43

@@ -35,7 +35,8 @@ class Volume:
         orientation: of the file, for example "LAS".
         path: the file, or None for one made in memory.
         notes: what is odd about the file but did not stop it, each as "CODE: fact" (NIFTI-FORMS-NEAR, NIFTI-NOFORM,
-            NIFTI-AXES, NIFTI-BYTES, NIFTI-ENDIAN, MASK-FLOAT, MASK-MAPPED, MASK-NOPLACE).
+            NIFTI-AXES, NIFTI-BYTES, NIFTI-ENDIAN, MASK-FLOAT, MASK-MAPPED, MASK-NOPLACE,
+            MASK-TURNED).
     """
 
     data: np.ndarray
@@ -241,13 +242,16 @@ def _check_same_grid(mask: Volume, like: Volume) -> tuple[str, ...]:
         )
     voxels, mm = corner_shift(mask.affine, like.affine, like.data.shape)
     if voxels <= GRID_TOLERANCE:
-        return ()
+        if mask.orientation == like.orientation:
+            return ()
+        stored = f"the mask is stored as {mask.orientation}, the scan as {like.orientation}"
+        return (f"MASK-TURNED: {stored}: rightly so after a conversion, wrong if its header was flipped",)
     placeless = [volume for volume in (mask, like) if any(note.startswith("NIFTI-NOFORM") for note in volume.notes)]
     if len(placeless) != 1 or mask.orientation != like.orientation:
         raise InputError(
             "MASK-APART",
             f"lies up to {mm:.2f} mm ({voxels:.1f} voxels) off {where} (mask {mask.orientation}, scan "
-            f"{like.orientation})",
+            f"{like.orientation}{'' if mask.orientation == like.orientation else ': turned or flipped by its header'})",
             where=mask.path,
             mend="find the scan that it was drawn on; where only the header is wrong, copy the scan's header to it",
         )
