@@ -101,10 +101,10 @@ def test_without_the_public_patient_a_phantom_stands_in(run, monkeypatch, tmp_pa
 def test_a_scan_of_ones_own(run, mirror, place, tmp_path):
     healthy, patient = mirror / "sct_testing_data/t2", mirror / "sct_tutorial_data/single_subject/data/t2_ms"
     if place == "CORD":
-        given = {"SCAN": str(healthy / "t2.nii.gz"), "CORD": str(healthy / "t2_seg-manual.nii.gz")}
+        given = {"IMAGE": str(healthy / "t2.nii.gz"), "CORD": str(healthy / "t2_seg-manual.nii.gz")}
     else:
         centreline = ROOT / "data_manifests" / "centrelines" / "t2_ms.csv"
-        given = {"SCAN": str(patient / "t2.nii.gz"), "CENTRELINE": str(centreline)}
+        given = {"IMAGE": str(patient / "t2.nii.gz"), "CENTRELINE": str(centreline)}
     how, notebook = run(numbered("13"), f"13_own_{place}", DATA_DIR=str(tmp_path), **given)
     text = "".join(printed(cell) for cell in code_cells(notebook))
     assert not how.error
