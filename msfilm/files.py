@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -148,16 +148,19 @@ def check_aliases(root: Any, *, most: int = 100_000) -> None:
     """
     sizes: dict[int, int | None] = {}   # None: being counted
 
+    def refuse(node: Any, fact: str) -> NoReturn:
+        raise ValueError(f"line {node.start_mark.line + 1}: {fact}")
+
     def size(node: Any) -> int:
         if id(node) in sizes:
             if sizes[id(node)] is None:
-                raise ValueError("an alias lies within what it stands for")
+                refuse(node, "an alias lies within what it stands for")
             return sizes[id(node)]
         sizes[id(node)] = None
         parts = node.value if isinstance(getattr(node, "value", None), list) else []
         count = 1 + sum(size(one) for part in parts for one in (part if isinstance(part, tuple) else (part,)))
         if count > most:
-            raise ValueError(f"more than {most} parts, once its aliases are written out")
+            refuse(node, f"more than {most} parts, once its aliases are written out")
         sizes[id(node)] = count
         return count
 
