@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -552,3 +553,11 @@ def test_the_papers_settings_by_name_and_settings_in_words():
     for word, fact in (("lr", "no setting"), ("rl=1", "did you mean 'lr'"), ("augment.nose=1", "did you mean 'noise'")):
         with pytest.raises(SettingError, match=fact):
             with_settings(paper, [word])
+
+
+def test_a_run_that_never_found_a_lesion_says_that_its_network_is_untrained(tmp_path):
+    with pytest.warns(UserWarning, match="Dice stayed 0 in 2 of 2 epochs of still.*train longer"):
+        fit(toy(), replace(CONFIG, epochs=2, lr=1e-8, prior=0.001), tmp_path / "still", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(toy(), replace(CONFIG, epochs=6, lr=0.03), tmp_path / "moving", progress=False)

@@ -291,7 +291,7 @@ def test_doubts_are_said(tmp_path):
     said = " | ".join(found.warnings)
     assert "contrast T2w is outside the training (T1w): taken for T1w" in said
     assert found.record["settings"]["as_contrast"] == "T1w" and found.record["settings"]["contrast"] == "T2w"
-    assert "field strength 3 T, in training 1.5 to 1.5 T" in said
+    assert "field strength 3 T, in training 1.5 T" in said
     assert "in-plane voxel size 0.60 to 0.70 mm, in training 0.30 to 0.50 mm" in said
     assert "outside the cord mask" in said
     assert "slice voxel size" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -34,6 +35,7 @@ def main() -> None:
 
     An msfilm error is one line and exit code 1, or 2 for a wrong setting, command or option; stopped by Ctrl-C: 130.
     """
+    warnings.showwarning = _warn
     try:
         code = app(prog_name="msfilm", standalone_mode=False)
     except MsfilmError as error:
@@ -49,6 +51,12 @@ def main() -> None:
         more = ", with --resume," if sys.argv[1:2] == ["train"] else ""
         _end(f"stopped; no file is half-written. The same command{more} goes on", _STOPPED)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """One line, without the line of code: who reads it typed a command."""
+    kind = "warning" if category is UserWarning else category.__name__
+    print(f"msfilm: {kind}: {message}", file=sys.stderr)
 
 
 def _end(said: object, code: int) -> NoReturn:

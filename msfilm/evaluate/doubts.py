@@ -67,14 +67,19 @@ def doubts(
     sides = {"in_plane": sorted(voxel_mm[:2]), "slice": [voxel_mm[2]] * 2}
     for name, (low, high) in ranges.items():
         if sides[name][0] < (1 - _SLACK) * low or sides[name][1] > (1 + _SLACK) * high:
-            notes.append(f"{_NAMES[name]} {sides[name][0]:.2f} to {sides[name][1]:.2f} mm, "
-                         f"in training {low:.2f} to {high:.2f} mm")  # fmt: skip
+            notes.append(f"{_NAMES[name]} {_range(*sides[name])} mm, in training {_range(low, high)} mm")
     field_T = acquisition.get("field_T")
     if "field_T" in trained_on and field_T is not None and np.isfinite(field_T):
         low, high = trained_on["field_T"]
         if not 0.9 * low <= field_T <= 1.1 * high:
-            notes.append(f"{_NAMES['field_T']} {field_T:g} T, in training {low:g} to {high:g} T")
+            notes.append(f"{_NAMES['field_T']} {field_T:g} T, in training {_range(low, high, 'g')} T")
     if np.any(padded > 0.05):
         notes.append(f"the crop reaches beyond the scan in {np.count_nonzero(padded > 0.05)} slices "
                      f"(by up to {np.max(padded):.0%}); there the nearest voxels are repeated")  # fmt: skip
     return notes
+
+
+def _range(low: float, high: float, form: str = ".2f") -> str:
+    """'0.60 to 0.70', or one number where both read the same."""
+    low_text, high_text = format(low, form), format(high, form)
+    return low_text if low_text == high_text else f"{low_text} to {high_text}"

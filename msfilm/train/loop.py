@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,9 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
         resume: go on with the run in the folder.
         progress: show a bar over the epochs.
         on_epoch: called after each epoch with its row of history.csv.
+
+    Warns:
+        UserWarning: validation Dice stayed 0.
 
     Raises:
         RunError: RUN-BUSY, RUN-EXISTS, RUN-CONFIG, RUN-WRITE, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN, TRAIN-MEMORY,
@@ -144,6 +148,11 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
 
         write_history(run, history)   # a run killed between its checkpoint and its history gets the row here
     best = _best(history)
+    if best["val_dice"] <= 0:
+        count = len(history)
+        warnings.warn(f"validation Dice stayed 0 in {count} of {count} epochs of {run.name}, so its network is that of "
+                      "epoch 1, which marks no lesion or none rightly: train longer, or with another loss or lr",
+                      stacklevel=2)
     return RunResult(run, int(best["epoch"]), best["val_dice"], len(history), sum(row["seconds"] for row in history))
 
 
