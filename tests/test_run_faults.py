@@ -559,7 +559,9 @@ def test_a_misspelt_name_is_refused_with_the_one_that_was_meant(tmp_path, call, 
 def test_ctrl_c_at_the_command_line_says_how_to_go_on(stored, tmp_path):
     words = "--conditioning contrast --depth 1 --filters 2 --epochs 5000 --patience 0 --device cpu --precision fp32"
     command = [sys.executable, "-m", "msfilm", "train", stored, tmp_path / "run", "--quiet", *words.split()]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    # A shell's job in the background ignores Ctrl-C, and what it starts does too.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     until = time.monotonic() + 60
     while not (tmp_path / "run" / "state.safetensors").exists() and time.monotonic() < until:
         time.sleep(0.02)
