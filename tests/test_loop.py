@@ -561,3 +561,11 @@ def test_a_run_that_never_found_a_lesion_says_that_its_network_is_untrained(tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(toy(), replace(CONFIG, epochs=6, lr=0.03), tmp_path / "moving", progress=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("contrasts", False), ("contrasts", ["T2w", 2]), ("film", 3), ("film", "down1"), ("without_centres", {"a": 1}),
+    ("fractions", 0.6), ("fractions", [0.6, 0.2, 0.2, True]), ("fractions", ["a", "b", "c"])])
+def test_a_setting_that_is_no_list_is_refused_by_name(name, value):
+    with pytest.raises(SettingError, match=rf"TRAIN-SETTING.*{name}=.*a list of (names|numbers)"):
+        TrainConfig.from_dict({name: value})

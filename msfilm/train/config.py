@@ -73,9 +73,15 @@ class TrainConfig:
                 object.__setattr__(self, name, (getattr(self, name),))
         if self.split_seed == "seed":
             object.__setattr__(self, "split_seed", self.seed)
-        for name in ("contrasts", "film", "fractions", "without_centres"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, kind in (("contrasts", str), ("film", str), ("fractions", (int, float)), ("without_centres", str)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, (list, tuple)) or any(isinstance(x, bool) or not isinstance(x, kind)
+                                                           for x in value):
+                raise SettingError("TRAIN-SETTING", f"{name}={value!r}",
+                                   mend=f"use a list of {'names' if kind is str else 'numbers'}")
+            object.__setattr__(self, name, tuple(value))
         parse_conditioning(self.conditioning)
         for name, allowed in (("schedule", SCHEDULES), ("loss", tuple(LOSSES)), ("precision", PRECISIONS),
                               ("split_unit", UNITS)):
