@@ -14,7 +14,7 @@ from test_loop import toy
 
 from msfilm.data.centres import read_centreline
 from msfilm.data.labels import NamingRules
-from msfilm.data.nifti import read_image
+from msfilm.data.nifti import read_image, read_mask
 from msfilm.data.sidecars import acquisition, merge_sidecars
 from msfilm.data.slices import SliceSet
 from msfilm.errors import InputError, MsfilmError, SettingError
@@ -171,3 +171,22 @@ def test_a_network_larger_than_its_weights_is_not_built(tmp_path, change):
     with pytest.raises(InputError, match=r"WEIGHTS-CORRUPT.*too few for the network described"):
         load_network(tmp_path)
     assert fine()
+
+
+@pytest.mark.parametrize("bits", [0x7FA00001, 0xFF800001])
+def test_a_signalling_nan_in_a_mask_is_refused_without_a_word_of_numpys(tmp_path, bits):
+    content = nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)).to_bytes()
+    path = written(tmp_path, "a.nii", content[:-4] + bits.to_bytes(4, "little"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(InputError, match="NIFTI-NAN"):
+            read_mask(path)
+
+
+@pytest.mark.parametrize("folders", ["*" * 30, "derivatives/**", "**"])
+def test_stars_in_a_folders_name(tmp_path, folders):
+    """pathlib takes two only as a whole name, and walks everything below for them."""
+    (tmp_path / "derivatives" / "labels" / "deep").mkdir(parents=True)
+    found = NamingRules(folders=(folders,)).label_folders(tmp_path)
+    names = {place.relative_to(tmp_path).as_posix() for place, _ in found}
+    assert names == ({"derivatives/labels"} if "/" in folders else {"derivatives"})

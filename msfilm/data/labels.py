@@ -182,7 +182,8 @@ class NamingRules:
         """The folders that are there, the best first, and who drew what lies in them."""
         found = []
         for folder, pattern in self._folders:
-            places = [dataset] if folder == "." else sorted(dataset.glob(re.sub(r"\{\w+\}", "*", folder).strip("/")))
+            glob = re.sub(r"\{\w+\}|\*+", "*", folder).strip("/")
+            places = [dataset] if folder == "." else sorted(dataset.glob(glob))
             for place in places:
                 match = pattern.match("." if place == dataset else place.relative_to(dataset).as_posix())
                 if match and place.is_dir() and place not in [one for one, _ in found]:

@@ -71,7 +71,8 @@ def to_binary(
             raise _refusal(stored, wrong, path)
         return stored == 1, ()
     if not whole:
-        stored = stored * np.float64(slope) + intercept
+        with np.errstate(all="ignore"):  # a signalling NaN, or beyond any float: refused below
+            stored = stored * np.float64(slope) + intercept
         bad = stored.size - int(np.count_nonzero(np.isfinite(stored)))
         if bad:
             raise InputError(
