@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
@@ -24,7 +24,7 @@ from msfilm import __version__
 from msfilm.errors import InputError
 
 __all__ = ["atomic_folder", "atomic_path", "check_aliases", "json_bytes", "made_by", "read_json", "sha256_array",
-           "sha256_file", "sha256_json", "shallow", "write_json"]
+           "sha256_file", "sha256_json", "shallow", "strangers", "write_json"]
 
 
 @contextmanager
@@ -78,6 +78,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def strangers(folder: str | Path, known: Collection[str]) -> list[str]:
+    """Names in ``folder`` that are not ``known``; a file's own name where it is no folder. To be asked before a folder
+    is replaced as a whole. What a killed process left half-written (``.tmp-*``) is nobody's.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        return [folder.name]
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if name not in known and not name.startswith(".tmp-"))
+
+
 def write_json(path: str | Path, content: Any) -> Path:
     """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json_bytes(content)
@@ -89,13 +102,14 @@ def write_json(path: str | Path, content: Any) -> Path:
 def json_bytes(content: Any) -> bytes:
     """``content`` as indented JSON in UTF-8, with a line feed at the end. NaN is refused: it is not JSON."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    return text.encode("utf-8")
+    return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair, as JSON itself writes it
 
 
 def sha256_json(content: Any) -> str:
     """SHA-256 of what JSON keeps of ``content``, whatever the order of its names and the spaces between."""
     kept = json.loads(json.dumps(content, allow_nan=False, default=_plain))
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _plain(value: Any) -> Any:

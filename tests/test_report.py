@@ -92,6 +92,25 @@ def test_rows_follow_from_scores_and_files_from_both(tmp_path, monkeypatch):
         again.row("netwrk")
 
 
+def test_a_folder_of_other_things_is_never_replaced(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, Brighter(1.6))
+    slices, thesis = cohort(6), tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter1.txt").write_text("long work")
+    (tmp_path / "notes.txt").write_text("notes")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("msfilm.evaluate.report.score_volumes", None)   # refused before anything is scored
+    for out in (thesis, run, tmp_path / "notes.txt"):
+        with pytest.raises(SettingError, match="REPORT-TARGET.*would be lost"):
+            evaluate(run, slices, out=out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    run = make_run(tmp_path / "another", monkeypatch, Brighter(1.6))
+    (tmp_path / "new" / ".tmp-new-left").mkdir(parents=True)   # empty but for what a killed process left
+    for _ in range(2):                                         # and an evaluation may be replaced by another
+        assert evaluate(run, slices, out=tmp_path / "new").folder == tmp_path / "new"
+
+
 def test_threshold_is_chosen_on_validation_and_scored_on_test(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", monkeypatch, Brighter())
     slices = cohort(6, shift=1)

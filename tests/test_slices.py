@@ -253,6 +253,19 @@ def test_no_folder_and_another_folder_are_refused(tmp_path):
     assert (tmp_path / "my thesis" / "chapter 1").read_text() == "dear"
 
 
+def test_what_lies_in_a_set_and_is_not_its_own_is_not_lost(tmp_path):
+    folder = small_set().save(tmp_path / "slices")
+    (folder / "run").mkdir()
+    (folder / "run" / "weights.safetensors").write_bytes(b"hours of work")
+    with pytest.raises(InputError, match=r"SLICES-TARGET.*holds run, which .* would be lost"):
+        small_set().save(folder)
+    assert (folder / "run" / "weights.safetensors").read_bytes() == b"hours of work"
+    (folder / "run").rename(tmp_path / "run")
+    small_set().save(folder)
+    (folder / "slices.json").write_text("{")   # a broken set is still one
+    small_set().save(folder)
+
+
 def test_full_disk_leaves_the_older_set(tmp_path, monkeypatch):
     small_set().save(tmp_path / "a")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from msfilm import __version__
 from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import InputError, RunError
-from msfilm.files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from msfilm.files import atomic_folder, read_json, sha256_file, sha256_json, strangers, write_json
 
 __all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry", "write_refused"]
 
@@ -53,19 +53,32 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
 
 
 def check_target(folder: str | Path) -> Path:
-    """The folder as a path. Raises InputError SLICES-TARGET where it holds something other than a set of slices."""
+    """The folder as a path. Raises InputError SLICES-TARGET where it holds anything else than a set of slices."""
     folder = Path(folder)
     try:
-        other = folder.is_file() or (
-            folder.is_dir() and any(folder.iterdir()) and not (folder / _INDEX).is_file()
-        )
+        index = folder / _INDEX
+        own = {_INDEX, *_files_of(index)} if index.is_file() else set()
+        others = strangers(folder, own)
     except OSError as error:
         raise write_refused(folder, error) from error
-    if other:
+    if others:
         raise InputError(
-            "SLICES-TARGET", "exists and is not a prepared set of slices", where=folder, mend="name another folder"
+            "SLICES-TARGET",
+            f"holds {others[0]}, which belongs to no set of slices, and would be lost"
+            if own
+            else "exists and is not a prepared set of slices",
+            where=folder,
+            mend="take that elsewhere, or name another folder" if own else "name another folder",
         )
     return folder
+
+
+def _files_of(index: Path) -> set[str]:
+    """Names of the files that a set says are its own; of a broken one, those that look like it."""
+    try:
+        return set(read_json(index)["sha256"])
+    except (InputError, KeyError, TypeError):
+        return {path.name for path in index.parent.iterdir() if path.suffix in (".npy", ".parquet", ".json")}
 
 
 def write_refused(folder: Path, error: OSError) -> RunError:

@@ -27,13 +27,14 @@ from msfilm.evaluate.summary import (
     score_volumes,
     summarise,
 )
-from msfilm.files import atomic_folder, made_by, read_json, write_json
+from msfilm.files import atomic_folder, made_by, read_json, strangers, write_json
 from msfilm.model.weights import load_network
 from msfilm.train.targets import has_mask
 from msfilm.train.tensors import slices_hash
 
 __all__ = ["Report", "evaluate"]
 
+_FILES = ("metrics.json", "scores.csv", "scores.png")
 # z sqrt((n - 1) / n) against Student's t: the percentile interval of n = 8 normal values covers 89 %, of n = 15 92 %.
 _FEW_PATIENTS = 15
 
@@ -194,13 +195,17 @@ def evaluate(
 
     Raises:
         SettingError: SPLIT-NAME, SPLIT-UNKNOWN (a patient without a side), SPLIT-EMPTY, CONTRAST-UNKNOWN,
-            SCORE-RULE, REFERENCE-UNKNOWN, SPLIT-LEAK ('all' on the very slices that the run was trained from).
+            SCORE-RULE, REFERENCE-UNKNOWN, SPLIT-LEAK ('all' on what the run was trained from), REPORT-TARGET (``out``
+            holds something that no evaluation wrote).
         InputError: RUN-SPLIT (no usable split.csv), SPLIT-LEAK, WEIGHTS-*. RunError: REPORT-WRITE.
     """
     for name, rule, rules in (("lesion", lesion_rule, LESION_RULES), ("empty", empty_rule, EMPTY_RULES)):
         if rule not in rules:
             raise SettingError("SCORE-RULE", f"{name}_rule={rule!r}", mend=suggest(rule, rules))
     run = Path(run)
+    folder = run / f"evaluate-{split}" if out is None else Path(out)
+    if lost := strangers(folder, _FILES):
+        raise SettingError("REPORT-TARGET", f"{lost[0]} in it would be lost", where=folder, mend="name a new folder")
     network = load_network(run)
     slices = slices if isinstance(slices, SliceSet) else SliceSet.load(slices)
     config = read_json(run / "config.json", code="RUN-CONFIG") if (run / "config.json").exists() else {}
@@ -252,7 +257,6 @@ def evaluate(
         "notes": notes,
         "made_by": made_by(),
     }
-    folder = run / f"evaluate-{split}" if out is None else Path(out)
     try:
         with atomic_folder(folder) as temporary:
             scores.to_csv(temporary / "scores.csv", index=False, float_format="%.7g")
@@ -300,8 +304,7 @@ def _thresholds(run: Path, choosing: SliceSet | None, contrasts: Sequence[str], 
     found: dict[str, ThresholdBaseline] = {}
     if choosing is not None:
         for contrast in contrasts:
-            names = choosing.volumes.index[choosing.volumes["contrast"] == contrast]
-            scans = [choosing.scans[name] for name in names]
+            scans = [choosing.scans[name] for name in choosing.volumes.index[choosing.volumes["contrast"] == contrast]]
             if any(mask in scan.indices for scan in scans):
                 found[contrast] = ThresholdBaseline.fit(scans, contrast, reference=mask)
     else:
