@@ -569,3 +569,38 @@ def test_a_run_that_never_found_a_lesion_says_that_its_network_is_untrained(tmp_
 def test_a_setting_that_is_no_list_is_refused_by_name(name, value):
     with pytest.raises(SettingError, match=rf"TRAIN-SETTING.*{name}=.*a list of (names|numbers)"):
         TrainConfig.from_dict({name: value})
+
+
+def _with_column(slices, column, change):
+    """The same slices with another column of patients' facts."""
+    table, volumes = slices.table.copy(), slices.volumes.copy()
+    table[column], volumes[column] = change(table), change(volumes)
+    return SliceSet(slices.images, slices.masks, table, volumes, slices.scans, slices.meta)
+
+
+def test_a_run_is_not_gone_on_with_when_its_patients_have_changed_sides_or_codes(tmp_path):
+    slices = toy()
+    config = replace(CONFIG, epochs=2, conditioning="centre")
+    fit(slices, config, tmp_path / "run", progress=False)
+    fit(slices, config, tmp_path / "run", resume=True, progress=False)   # nothing has changed
+    other = {"sub-000": "sub-009", "sub-009": "sub-000", "sub-001": "sub-008", "sub-008": "sub-001"}
+    dealt = _with_column(slices, "patient", lambda table: table["patient"].replace(other))
+    with pytest.raises(RunError, match="RUN-CONFIG"):
+        fit(dealt, config, tmp_path / "run", resume=True, progress=False)
+    elsewhere = {"centre-0": "centre-1", "centre-1": "centre-0"}
+    moved = _with_column(slices, "centre", lambda table: table["centre"].replace(elsewhere))
+    with pytest.raises(RunError, match="RUN-CONFIG.*(changed sides|centre)"):
+        fit(moved, config, tmp_path / "run", resume=True, progress=False)
+    split = tmp_path / "run" / "split.csv"
+    text = split.read_text()
+    split.write_text(text.replace(",test", ",TRAIN").replace(",train", ",test", 1).replace(",TRAIN", ",train"))
+    with pytest.raises(RunError, match="RUN-CONFIG.*changed sides.*for example sub-"):
+        fit(slices, config, tmp_path / "run", resume=True, progress=False)
+    split.write_text("nonsense")
+    with pytest.raises(InputError, match="RUN-SPLIT"):
+        fit(slices, config, tmp_path / "run", resume=True, progress=False)
+    split.write_text(text)
+    old = json.loads((tmp_path / "run" / "config.json").read_text())
+    del old["sides_sha256"]                                              # a run of before this was written down
+    (tmp_path / "run" / "config.json").write_text(json.dumps(old))
+    fit(slices, config, tmp_path / "run", resume=True, progress=False)

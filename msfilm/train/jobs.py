@@ -21,12 +21,13 @@ import torch
 from tqdm import tqdm
 
 from msfilm.data.slices import SliceSet
+from msfilm.data.split import sides_of
 from msfilm.errors import InputError, MsfilmError, RunError, SettingError
 from msfilm.files import atomic_path, read_json, sha256_file, write_json
 from msfilm.locks import hold_folder
 from msfilm.train.loop import TrainConfig, fit
 from msfilm.train.runs import run_name
-from msfilm.train.state import resolve_device
+from msfilm.train.state import changed_sides, resolve_device
 
 __all__ = ["run_all", "write_refused"]
 
@@ -76,7 +77,8 @@ def run_all(jobs: Mapping[str, TrainConfig], slices: SliceSet | str | Path, out:
         rows.update({name: {"run": run, **row} for name in names[run]})
 
     with hold_folder(out, refused="SWEEP-WRITE"):
-        done = {run: row for run in names if (row := _finished(out / "runs" / run))}
+        done = {run: row for run in names if (row := _finished(out / "runs" / run))
+                and _same_split(out / "runs" / run, jobs[names[run][0]], data)}
         for run, row in done.items():
             note(run, row)
         for leftover in out.glob(".tmp-*"):   # of a process that was killed while it wrote
@@ -152,6 +154,15 @@ def _finished(run: Path) -> dict[str, Any] | None:
                 "epochs": int(content["epochs"]), "seconds": float(content["seconds"]), "error": ""}
     except (InputError, KeyError, TypeError, ValueError):
         return None
+
+
+def _same_split(run: Path, config: TrainConfig, slices: SliceSet) -> bool:
+    """Whether a finished run's patients are where they were; if not, going on with it says what has changed."""
+    try:
+        sides, _ = sides_of(slices, unit=config.split_unit, fractions=config.fractions, seed=config.split_seed)
+        return not changed_sides(run, sides)
+    except MsfilmError:
+        return False
 
 
 def _failed(error: Exception) -> dict[str, Any]:

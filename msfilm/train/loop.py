@@ -31,7 +31,16 @@ from msfilm.train.state import (
     write_history,
 )
 from msfilm.train.targets import validation_mask
-from msfilm.train.tensors import SideTensors, augmented_once, gather, slices_hash, trained_on, usable_rows, volume_dice
+from msfilm.train.tensors import (
+    SideTensors,
+    augmented_once,
+    gather,
+    sides_hash,
+    slices_hash,
+    trained_on,
+    usable_rows,
+    volume_dice,
+)
 
 __all__ = ["PRECISIONS", "SCHEDULES", "RunResult", "TrainConfig", "fit", "learning_rate", "load_run"]
 
@@ -94,6 +103,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     leaky = {"split": LEAKY} if config.split_unit == "slice" else {}
     settings = {"config": config.as_dict(), "precision": precision, "device": str(device), "torch": torch.__version__,
                 "slices": dict(slices.meta), "slices_sha256": slices_hash(slices, config.mask),
+                "sides_sha256": sides_hash(train, val),
                 "counts": {"train_slices": len(train), "val_slices": len(val), "train_volumes": len(train.names),
                            "val_volumes": len(val.names)}, "made_by": made_by()} | leaky
     steps = max(1, len(train) // config.batch_size)   # the order changes each epoch, so every slice gets its turn

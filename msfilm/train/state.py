@@ -83,7 +83,7 @@ def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: b
 
     Raises:
         RunError: RUN-BUSY, another process trains in it; RUN-EXISTS, the folder has content and ``resume`` is off;
-            RUN-CONFIG, it holds another run; RUN-WRITE.
+            RUN-CONFIG, it holds another run, or patients have changed sides or codes since; RUN-WRITE.
     """
     if run.exists() and not run.is_dir():
         raise RunError("RUN-EXISTS", "this is a file, not a folder", where=run, mend="choose another folder")
@@ -99,6 +99,7 @@ def open_run(run: Path, settings: dict[str, Any], split: pd.Series, *, resume: b
                            mend="choose another folder, remove this one, or resume it (--resume)")
         else:
             _same_run(run, settings)
+            _same_sides(run, settings, split)
         if not (run / "split.csv").exists():   # also where it was killed between the two
             with _writing(run / "split.csv"), atomic_path(run / "split.csv") as temporary:
                 split.rename("side").rename_axis(split.index.name or "patient").to_csv(temporary)
@@ -128,6 +129,36 @@ def _same_run(run: Path, settings: dict[str, Any]) -> None:
     if changed:
         raise RunError("RUN-CONFIG", f"the run in this folder had other settings: {'; '.join(changed)}", where=run,
                        mend="resume with the same settings, or choose another folder")
+
+
+def _same_sides(run: Path, settings: dict[str, Any], split: pd.Series) -> None:
+    """A patient that a network was trained on must not become one that it is tested on: a changed table does that."""
+    mend = "restore participants.tsv and the sidecars as they were and prepare again, or choose another folder"
+    if changed := changed_sides(run, split):
+        raise RunError("RUN-CONFIG", f"{len(changed)} of {len(split)} have changed sides since the run began, for "
+                       f"example {changed[0]} (split.csv says otherwise)", where=run, mend=mend)
+    known = read_json(run / "config.json", code="RUN-CONFIG").get("sides_sha256")   # older runs have none
+    if known is not None and known != settings.get("sides_sha256", known):
+        raise RunError("RUN-CONFIG", "the run in this folder was told other things of the same slices: the patient, "
+                       "contrast, centre, rater or acquisition of some has changed", where=run, mend=mend)
+
+
+def changed_sides(run: Path, split: pd.Series) -> list[str]:
+    """Patients (or slices) that a run's split.csv puts on another side than ``split``; none where it has no such file.
+
+    Raises:
+        InputError: RUN-SPLIT, it cannot be read.
+    """
+    if not (run / "split.csv").is_file():
+        return []
+    try:
+        table = pd.read_csv(run / "split.csv", dtype=str, keep_default_na=False)
+        old = dict(zip(table.iloc[:, 0], table["side"], strict=True))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError("RUN-SPLIT", f"no usable table of patient and side: {error}", where=run / "split.csv",
+                         mend="remove it if the run's data are as they were: it is written anew") from error
+    new = {str(name): str(side) for name, side in split.items()}
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
 _COMPARED = ("config", "precision", "slices_sha256")   # the device may change: a run may move to another machine

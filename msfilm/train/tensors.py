@@ -132,6 +132,16 @@ def slices_hash(slices: SliceSet, mask: str) -> str:
     return hashlib.sha256(f"{lines}\n{masks}".encode()).hexdigest()
 
 
+def sides_hash(*sides: SideTensors) -> str:
+    """SHA-256 of which volumes' slices lie on which side, and of the codes z that they get."""
+    digest = hashlib.sha256()
+    for side in sides:
+        digest.update(" ".join(side.names).encode("utf-8", "backslashreplace"))
+        digest.update(side.volume.cpu().numpy().tobytes())
+        digest.update(b"" if side.codes is None else side.codes.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def trained_on(slices: SliceSet, rows: np.ndarray) -> dict[str, Any]:
     """What a network's card says of the volumes whose slices ``rows`` (N,) picks: contrasts, voxel sizes in mm, field.
 
