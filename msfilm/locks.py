@@ -68,10 +68,12 @@ def hold_folder(folder: str | Path, *, wait_s: float = 1.0, refused: str = "RUN-
             raise RunError("RUN-BUSY", f"{_holder(folder / LOCK)} writes into this folder", where=folder,
                            mend="wait until it is done, stop it, or choose another folder")
         time.sleep(0.05)
+    mine = os.getpid()
     try:
         yield folder
     finally:
-        _give_back(folder / LOCK, held, name)
+        if os.getpid() == mine:   # a forked child that ends within the block has nothing to give back
+            _give_back(folder / LOCK, held, name)
 
 
 def _take(path: Path, name: str) -> int | None:

@@ -36,7 +36,7 @@ from msfilm.train import loop
 from msfilm.train.config import with_settings
 from msfilm.train.grid import read_grid
 from msfilm.train.jobs import run_all
-from msfilm.train.loop import fit
+from msfilm.train.loop import TrainConfig, fit
 from msfilm.train.state import load_state, save_state
 
 QUICK = replace(CONFIG, epochs=6, lr=0.03)
@@ -570,3 +570,33 @@ def test_ctrl_c_at_the_command_line_says_how_to_go_on(stored, tmp_path):
     assert process.returncode == 130 and said.splitlines()[-1].startswith("msfilm: stopped"), said
     assert "--resume" in said and "Traceback" not in said
     assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "weights.safetensors", "network.json"])
+def test_a_run_that_has_lost_a_file_is_not_started_anew_over_what_is_left(slices, alone, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    (run / name).unlink()
+    left = {path.name: sha256_file(path) for path in run.iterdir()}
+    with pytest.raises(RunError, match=rf"RUN-STATE.*{name}.*missing.*put the file back"):
+        fit(slices, QUICK, run, resume=True, progress=False)
+    assert {path.name: sha256_file(path) for path in run.iterdir()} == left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_child_that_ends_within_the_lock_does_not_give_it_back(tmp_path):
+    with hold_folder(tmp_path):
+        child = start("import sys; from pathlib import Path; import os\nfrom msfilm.locks import hold_folder\n"
+                      "with hold_folder(Path(sys.argv[1])):\n"
+                      "    if os.fork() == 0: sys.exit(0)\n"
+                      "    os.wait(); print((Path(sys.argv[1]) / '.lock').exists())\n", tmp_path / "other")
+        assert child.communicate(timeout=60)[0].strip() == "True"
+
+
+@pytest.mark.parametrize("setting", [
+    {"dropout": "low"}, {"dropout": None}, {"film_form": []}, {"modulation": {}}, {"device": True},
+    {"contrasts": None}, {"without_centres": None}, {"augment": {"noise": float("inf")}}, {"prior": "a"}])
+def test_a_setting_of_a_wrong_kind_is_refused_by_name(setting):
+    name = next(iter(setting.get("augment", setting)))
+    with pytest.raises(SettingError, match=rf"(TRAIN|UNET|AUGMENT)-SETTING.*{name}="):
+        TrainConfig.from_dict(setting)

@@ -44,7 +44,7 @@ class UNetConfig:
 
     def __post_init__(self):
         for name, allowed in (("film_form", FILM_FORMS), ("film_place", FILM_PLACES), ("modulation", MODULATIONS)):
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in tuple(allowed):   # a list, say, is in no mapping
                 raise SettingError("UNET-SETTING", f"{name}={getattr(self, name)!r}",
                                    mend=suggest(getattr(self, name), allowed))
         for name, low, high in (("depth", 1, 6), ("filters", 1, 1024), ("in_channels", 1, 64), ("n_codes", 0, 10_000),
@@ -52,7 +52,7 @@ class UNetConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise SettingError("UNET-SETTING", f"{name}={value!r}", mend=f"use a whole number, {low} to {high}")
-        if not 0 <= self.dropout < 1:
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise SettingError("UNET-SETTING", f"dropout={self.dropout!r}", mend="use a number from 0 to below 1")
         if isinstance(self.prior, bool) or not isinstance(self.prior, (int, float)) or not 0 < self.prior < 1:
             raise SettingError("UNET-SETTING", f"prior={self.prior!r}", mend="use a probability between 0 and 1")

@@ -64,7 +64,8 @@ class AugmentConfig:
                 continue
             value = getattr(self, field.name)
             limit = 1.0 if field.name.endswith("_p") or "scale" in field.name or field.name == "blur" else math.inf
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and value != math.inf
+            if not number or not 0 <= value <= limit:
                 raise SettingError("AUGMENT-SETTING", f"{field.name}={value!r}",
                                    mend="use a number from 0 to 1" if limit == 1 else "use a number, 0 or more")
         for name in ("scale", "mask_scale"):

@@ -75,7 +75,7 @@ class TrainConfig:
             object.__setattr__(self, "split_seed", self.seed)
         for name, kind in (("contrasts", str), ("film", str), ("fractions", (int, float)), ("without_centres", str)):
             value = getattr(self, name)
-            if value is None:
+            if value is None and name == "film":
                 continue
             if not isinstance(value, (list, tuple)) or any(isinstance(x, bool) or not isinstance(x, kind)
                                                            for x in value):
@@ -98,6 +98,8 @@ class TrainConfig:
                 raise SettingError("TRAIN-SETTING", f"{name}={value!r}", mend=f"use a number from {low:g} to 1")
         if not isinstance(self.cycle_epochs, (int, float)) or not 0.1 <= self.cycle_epochs <= 1e6:
             raise SettingError("TRAIN-SETTING", f"cycle_epochs={self.cycle_epochs!r}", mend="use a number, 0.1 or more")
+        if not isinstance(self.device, str):
+            raise SettingError("TRAIN-SETTING", f"device={self.device!r}", mend="use auto, cpu, cuda, cuda:1 ..")
         if not isinstance(self.frozen_augmentation, bool):
             raise SettingError("TRAIN-SETTING", f"frozen_augmentation={self.frozen_augmentation!r}",
                                mend="use true or false")

@@ -22,6 +22,7 @@ from msfilm.train.augment import augment
 from msfilm.train.config import PRECISIONS, SCHEDULES, TrainConfig, learning_rate
 from msfilm.train.loss import LOSSES
 from msfilm.train.state import (
+    check_kept,
     epoch_rng,
     load_state,
     open_run,
@@ -75,8 +76,8 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
         UserWarning: validation Dice stayed 0.
 
     Raises:
-        RunError: RUN-BUSY, RUN-EXISTS, RUN-CONFIG, RUN-WRITE, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN, TRAIN-MEMORY,
-            WEIGHTS-WRITE. Whatever it is, the folder keeps the last good epoch, and ``resume`` goes on from there.
+        RunError: RUN-BUSY, RUN-EXISTS, RUN-CONFIG, RUN-STATE, RUN-WRITE, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN,
+            TRAIN-MEMORY, WEIGHTS-WRITE. Whatever it is, the folder keeps the last good epoch, and ``resume`` goes on from there.
         SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, CENTRE-UNKNOWN, TRAIN-DEVICE.
         InputError: SPLIT-LEAK, SPLIT-FEW, WEIGHTS-CORRUPT.
     """
@@ -111,6 +112,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     with open_run(run, settings, split, resume=resume), _memory_named(config), tqdm(
             total=config.epochs, disable=not progress, desc=run.name, unit="epoch") as bar:
         history = load_state(run / "state.safetensors", model, optimizer)
+        check_kept(run, history)
         bar.initial = bar.n = len(history)
         if config.frozen_augmentation:
             train = augmented_once(train, config, spacing)

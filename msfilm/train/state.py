@@ -143,6 +143,22 @@ def _same_sides(run: Path, settings: dict[str, Any], split: pd.Series) -> None:
                        "contrast, centre, rater or acquisition of some has changed", where=run, mend=mend)
 
 
+def check_kept(run: Path, history: list[dict[str, float]]) -> None:
+    """See that what epochs before left is still there: without its checkpoint a run would start over its best network.
+
+    Raises:
+        RunError: RUN-STATE.
+    """
+    mend = "put the file back, or choose another folder to train anew"
+    if not history and (run / "history.csv").is_file():   # written after the first checkpoint
+        raise RunError("RUN-STATE", "epochs are done, but state.safetensors, to go on from, is missing", where=run,
+                       mend=mend)
+    for name in ("weights.safetensors", "network.json") if history else ():
+        if not (run / name).is_file():
+            raise RunError("RUN-STATE", f"{len(history)} epochs are done, but {name}, the best network, is missing",
+                           where=run, mend=mend)
+
+
 def changed_sides(run: Path, split: pd.Series) -> list[str]:
     """Patients (or slices) that a run's split.csv puts on another side than ``split``; none where it has no such file.
 
