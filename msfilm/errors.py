@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["FetchError", "InputError", "MsfilmError", "RunError", "SettingError", "suggest"]
+__all__ = ["FetchError", "InputError", "MsfilmError", "RunError", "SettingError", "printable", "suggest"]
 
 
 class MsfilmError(ValueError):
@@ -20,9 +21,9 @@ class MsfilmError(ValueError):
     """
 
     def __init__(self, code: str, what: str, *, where: str | Path | None = None, mend: str | None = None):
-        self.code, self.what, self.mend = code, what, mend
-        self.where = None if where is None else str(where)
-        super().__init__(code, what, self.where, mend)
+        self.code, self.what = code, printable(what)
+        self.mend, self.where = (None if text is None else printable(text) for text in (mend, where))
+        super().__init__(code, self.what, self.where, self.mend)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
@@ -51,6 +52,16 @@ class FetchError(MsfilmError):
 
 class RunError(MsfilmError):
     """A training run cannot start, resume or go on."""
+
+
+def printable(text: object) -> str:
+    """``text`` with what no encoding takes written out: a file's name that is not UTF-8 may hold such."""
+
+    def written_out(found: re.Match) -> str:
+        number = ord(found.group())
+        return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
+
+    return re.sub("[\ud800-\udfff]", written_out, str(text))
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

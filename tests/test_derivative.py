@@ -210,7 +210,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(scans, tmp_path):
     mine.mkdir()
     (mine / "thesis.txt").write_text("all of it")
     for out, error in ((mine, InputError), (mine / "thesis.txt", InputError), (scans, SettingError),
-                       (scans / LABELS, InputError)):  # fmt: skip
+                       (scans / LABELS, SettingError)):  # fmt: skip
         with pytest.raises(error, match="OUT-"):
             segment_dataset(scans, out, progress=False)
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]

@@ -36,6 +36,9 @@ def main() -> None:
     An msfilm error is one line and exit code 1, or 2 for a wrong setting, command or option; stopped by Ctrl-C: 130.
     """
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a letter that this terminal lacks stops nothing
     try:
         code = app(prog_name="msfilm", standalone_mode=False)
     except MsfilmError as error:

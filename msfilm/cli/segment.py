@@ -45,6 +45,9 @@ def segment(
     probability: Annotated[bool, typer.Option("--probability", help="Write the probabilities too.")] = False,
     rater: Annotated[str | None, typer.Option(help="Whose style, for a network told the rater.")] = None,
     form: Annotated[str | None, typer.Option(help="sform or qform: which is right where they disagree.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Even a mask that msfilm did not write, or that was changed since.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write a page too, .html: every slice, and how far the marks can be trusted.")
     ] = None,
@@ -62,6 +65,7 @@ def segment(
     if image.is_dir():
         given = [name for name, value in (("--cord", cord), ("--centreline", centreline), ("--report", report))
                  if value is not None]  # fmt: skip
+        given += ["--overwrite"] if overwrite else []
         if given:
             raise SettingError("CLI-ARGUMENT", f"{given[0]} is for one scan, and {image} is a folder",
                                mend="masks and centrelines are found in the data set; --names says how they are called")
@@ -77,7 +81,7 @@ def segment(
     ending = ".nii.gz" if out.name.endswith(".gz") else ".nii"
     chance = out.with_name(out.name.removesuffix(ending) + "_probseg" + ending) if probability else None
     found = segment_scan(image, out, contrast=contrast or _contrast(image), cord=cord, centreline=centreline,
-                         localise=bool(localise), probability=chance, **settings)  # fmt: skip
+                         localise=bool(localise), probability=chance, overwrite=overwrite, **settings)  # fmt: skip
     for warning in found.warnings:
         print(f"note: {warning}", file=sys.stderr)
     print(f"{found.lesion_mm3:.1f} mm3 of lesion in {out}")

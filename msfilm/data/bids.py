@@ -11,9 +11,13 @@ import pandas as pd
 from msfilm.data.labels import NamingRules, entities_of
 from msfilm.data.mask_files import anat_files, find_masks, mask_order, parse_mask_name, stem_of, who_drew
 from msfilm.data.sidecars import SIDECAR_COLUMNS, acquisition, find_sidecars, merge_sidecars, read_centres
-from msfilm.errors import InputError
+from msfilm.errors import InputError, printable
 
-__all__ = ["contrast_of", "find_volumes", "parse_mask_name"]
+__all__ = ["OTHER_FORMATS", "contrast_of", "find_volumes", "parse_mask_name"]
+
+OTHER_FORMATS = (".nii.bz2", ".nii.zst", ".nii.xz", ".nii.zip", ".hdr", ".hdr.gz", ".img", ".img.gz", ".mgz", ".mgh",
+                 ".mnc", ".mnc.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".par", ".rec", ".head", ".brik",
+                 ".brik.gz")  # fmt: skip
 
 _ENDING = re.compile(r"\.nii(\.gz)?$")
 _SUFFIX = re.compile(r"^[A-Z][A-Za-z0-9]*$")  # T2w, T2starw, MTS: a scan's; masks end in small letters
@@ -57,7 +61,8 @@ def find_volumes(dataset: str | Path, rules: NamingRules | str | Path | None = N
         .. with commas between), image (path, or None where only a mask or sidecar is there), one path column a mask
         (``cord``, ``truth``, ``rater-1`` ...; None where absent), ``centreline`` (path of a CSV, or None), the
         columns ``SIDECAR_COLUMNS``, ``notes`` (list of InputError that do not stop the volume) and ``errors`` (list of
-        InputError that do). ``attrs["notes"]`` holds what concerns the data set as a whole.
+        InputError that do). ``attrs["notes"]`` holds what concerns the data set as a whole,
+        ``attrs["places"]`` the file or folder of each of these.
 
     Raises:
         InputError: BIDS-MISSING, BIDS-EMPTY, NAMES-MISSING, NAMES-YAML; SettingError: NAMES-* of ``NamingRules``.
@@ -68,10 +73,12 @@ def find_volumes(dataset: str | Path, rules: NamingRules | str | Path | None = N
     rules = NamingRules.of(rules, dataset)
     centres, notes = read_centres(dataset, rules.centre)
     every, misnamed = _images(dataset)
+    unnamed = _unnamed(dataset)
     images = {stem: path for stem, path in every.items() if _wanted(stem, rules)}
     masks, drawers, mask_notes, left = find_masks(dataset, every, rules)
-    expected = {stem_of(path) for path in anat_files(dataset, "sub-*.json") if _SUFFIX.match(_suffix(stem_of(path)))}
-    stems = sorted({stem for stem in {*every, *masks, *expected} if _wanted(stem, rules)})
+    there = {stem_of(path) for path in anat_files(dataset, "sub-*.json") if _utf8(path, dataset)}
+    expected = {stem for stem in there if _SUFFIX.match(_suffix(stem))}
+    stems = sorted({stem for stem in {*every, *masks, *expected, *unnamed} if _wanted(stem, rules)})
     passed = sorted(set(every) - set(images))
     if not stems:
         raise InputError(
@@ -84,7 +91,7 @@ def find_volumes(dataset: str | Path, rules: NamingRules | str | Path | None = N
             if passed and rules.path
             else "name scans as BIDS does: sub-001/anat/sub-001_T2w.nii.gz",
         )
-    notes += left
+    notes += left + _other_formats(dataset, every)
     if passed:
         some = ", ".join(passed[:3]) + (", .." if len(passed) > 3 else "")
         notes.append(InputError("BIDS-PASSED", f"{len(passed)} scans are left out, as asked for or as phase images: "
@@ -95,15 +102,18 @@ def find_volumes(dataset: str | Path, rules: NamingRules | str | Path | None = N
     rows = []
     for stem in stems:
         row = _row(dataset, stem, images.get(stem), masks.get(stem, {}), drawers.get(stem, {}), rules, listing)
+        if stem in unnamed:
+            row["notes"], row["errors"] = [], [unnamed[stem]]
         row["notes"] += mask_notes.get(stem, [])
         for fault in misnamed.get(stem, []):
             row["errors" if fault.code == "BIDS-TWICE" else "notes"].append(fault)
-        row["centre"] = centres.get(row["patient"], "unknown")
-        if centres and row["patient"] not in centres:
+        row["centre"] = centres.get(row["patient"]) or "unknown"
+        if centres and not centres.get(row["patient"]):
+            lacks = "no centre in its line" if row["patient"] in centres else "no line"
             row["notes"].append(
                 InputError(
                     "PARTICIPANTS-LACK",
-                    f"{row['patient']} has no line: its centre is 'unknown'",
+                    f"{row['patient']} has {lacks}: its centre is 'unknown'",
                     where=dataset / "participants.tsv",
                 )
             )
@@ -119,6 +129,7 @@ def find_volumes(dataset: str | Path, rules: NamingRules | str | Path | None = N
     leading += SIDECAR_COLUMNS
     table = table[[*leading, "notes", "errors"]]
     table.attrs["notes"] = [f"{note.code}: {note.what}" for note in notes]
+    table.attrs["places"] = [note.where or str(dataset) for note in notes]
     return table
 
 
@@ -204,7 +215,7 @@ def _images(dataset: Path) -> tuple[dict[str, Path], dict[str, list[InputError]]
     faults: dict[str, list[InputError]] = {}
     for path in anat_files(dataset, "sub-*.nii*"):
         stem = stem_of(path)
-        if not (_ENDING.search(path.name) and _SUFFIX.match(_suffix(stem))):
+        if not (_ENDING.search(path.name) and _SUFFIX.match(_suffix(stem)) and _utf8(path, dataset)):
             continue
         above = [part for part in path.relative_to(dataset).parts[:-1] if part != "anat"]
         named = entities_of(stem)
@@ -217,3 +228,32 @@ def _images(dataset: Path) -> tuple[dict[str, Path], dict[str, list[InputError]]
             what = f"has the name of {first.relative_to(dataset).as_posix()}"
             faults.setdefault(stem, []).append(InputError("BIDS-TWICE", what, where=path, mend=mend))
     return found, faults
+
+
+def _utf8(path: Path, dataset: Path) -> bool:
+    """Whether a file's name, and those of its folders below the data set, are text."""
+    inside = str(path.relative_to(dataset))
+    return printable(inside) == inside
+
+
+def _unnamed(dataset: Path) -> dict[str, InputError]:
+    """Scans whose name no table can hold, as it is not UTF-8: the name written out -> BIDS-NAME."""
+    found = {}
+    for path in anat_files(dataset, "sub-*"):
+        stem = stem_of(path)
+        if path.name.endswith((".nii", ".nii.gz")) and _SUFFIX.match(_suffix(stem)) and not _utf8(path, dataset):
+            found[printable(stem)] = InputError("BIDS-NAME", "the name is not UTF-8", where=path, mend="give it a name "
+                                                "of plain letters, and the files beside it")  # fmt: skip
+    return found
+
+
+def _other_formats(dataset: Path, images: dict[str, Path]) -> list[InputError]:
+    """NIFTI-UNREADABLE for each scan that is there in another format only."""
+    found = {}
+    for path in anat_files(dataset, "sub-*"):
+        stem = path.name.split(".")[0]
+        if path.name.lower().endswith(OTHER_FORMATS) and _SUFFIX.match(_suffix(stem)) and stem not in images:
+            inside = path.relative_to(dataset).as_posix()
+            found.setdefault(stem, InputError("NIFTI-UNREADABLE", f"{inside} is of a format that is not read: left out",
+                                              where=path, mend="convert it to .nii.gz"))  # fmt: skip
+    return list(found.values())

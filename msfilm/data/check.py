@@ -11,19 +11,17 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from msfilm.data.bids import find_volumes
+from msfilm.data.bids import OTHER_FORMATS, find_volumes
+from msfilm.data.check_contrast import contrast_told, known_contrasts, unknown_contrast, untold_contrast
 from msfilm.data.examine import Examined, Reading, SeenImages, as_faults, examine, mask_columns, read_ahead
 from msfilm.data.mask_values import MaskValues
 from msfilm.data.nifti import read_image
-from msfilm.errors import InputError, MsfilmError, RunError, SettingError
+from msfilm.errors import InputError, MsfilmError, RunError, printable
 from msfilm.files import read_json, write_json
 
 __all__ = ["CheckReport", "check", "known_contrasts"]
 
 NIFTI = (".nii", ".nii.gz")
-# Other formats of scans: in a plain folder they are named and refused, as nothing here reads them.
-OTHER = (".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".mnc.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".par",
-         ".rec", ".head", ".brik", ".brik.gz")  # fmt: skip
 _LEFT_ALONE = ("sourcedata",)  # BIDS: what a scanner gave, before conversion
 _ORDER = {"refused": 0, "warned": 1, "good": 2}
 
@@ -116,7 +114,7 @@ def check(
     Args:
         dataset: BIDS folder, other folder, or file.
         network: a ``Network`` (or the contrasts themselves): volumes of a contrast that it was not trained on are
-            refused (CONTRAST-UNKNOWN).
+            refused (CONTRAST-UNKNOWN). Where files are read by themselves and a name does not tell, CONTRAST-MISSING.
         names: how masks are named: the rules of ``find_volumes``.
         form, lesion_values, cord_values, spacing_mm, size, min_cord_pixels: as in ``prepare``.
         progress: show a bar.
@@ -128,13 +126,13 @@ def check(
     dataset, known = Path(dataset).absolute(), None if network is None else known_contrasts(network)
     how = Reading(form, lesion_values, cord_values, spacing_mm, size, min_cord_pixels, every_file=True, keep=False)
     if dataset.is_file():
-        return _check_files(dataset, [dataset], how, (), progress)
+        return _check_files(dataset, [dataset], how, (), progress, known)
     try:
         found = find_volumes(dataset, names)
     except InputError as fault:
-        if fault.code != "BIDS-EMPTY" or not (files := _files(dataset, NIFTI + OTHER)):
+        if fault.code != "BIDS-EMPTY" or not (files := _files(dataset, NIFTI + OTHER_FORMATS)):
             raise
-        return _check_files(dataset, files, how, (fault,), progress)
+        return _check_files(dataset, files, how, (fault,), progress, known)
     faults = [("warned", fault) for fault in _about_the_set(dataset, found)]
     verdicts, seen, twins = {}, SeenImages(), {}
 
@@ -149,7 +147,9 @@ def check(
             for fault in some:
                 note(outcome.name, verdict, fault)
         if known is not None and row["contrast"] not in known:
-            note(outcome.name, "refused", _unknown(row, known))
+            note(outcome.name, "refused", unknown_contrast(row["contrast"], known, row["image"]))
+        if outcome.refused:  # as in prepare: a volume that is refused anyway is nobody's twin
+            continue
         if twin := seen.twin(outcome.image_hash, outcome.name, row["patient"], row["image"]):
             twins[outcome.name] = twin
     for name, other in twins.items():  # both of a pair are named: nobody here knows which one is right
@@ -176,41 +176,12 @@ def check(
     return CheckReport(dataset, _table(dataset, faults), volumes, tuple(_place(dataset, path) for path in others))
 
 
-def known_contrasts(network: Any) -> tuple[str, ...]:
-    """The contrasts that a ``Network`` was trained on, by its card; a sequence of names is handed back.
-
-    Raises:
-        SettingError: NETWORK-CARD where it does not say, or for a name in place of a network.
-    """
-    if isinstance(network, list | tuple | set | frozenset):
-        return tuple(sorted(map(str, network)))
-    named = getattr(network, "card", {}).get("data", {}).get("contrasts") or ()
-    if not named:
-        raise SettingError(
-            "NETWORK-CARD",
-            f"{network!r:.60} does not say on which contrasts it was trained",
-            mend="give a network from load_network(), or the contrasts as a list",
-        )
-    return tuple(named)
-
-
-def _unknown(row: pd.Series, known: Sequence[str]) -> InputError:
-    return InputError(
-        "CONTRAST-UNKNOWN",
-        f"contrast {row['contrast']}, the network was trained on {', '.join(known)}",
-        where=row["image"],
-        mend="take a network that knows this contrast, leave the scan out, or name the contrast to treat it as "
-        "(segment --contrast)",
-    )
-
-
 def _about_the_set(dataset: Path, found: pd.DataFrame) -> list[InputError]:
     """What concerns no single volume."""
     faults = []
-    for text in found.attrs.get("notes", []):
+    for text, place in zip(found.attrs["notes"], found.attrs["places"], strict=True):
         code, _, what = text.partition(": ")
-        place = "participants.tsv" if code.startswith("PARTICIPANTS") else ""
-        faults.append(InputError(code, what, where=dataset / place))
+        faults.append(InputError(code, what, where=place))
     description = dataset / "dataset_description.json"
     if description.is_file():
         try:
@@ -249,18 +220,24 @@ def _unused(fault: MsfilmError) -> InputError:
 
 
 def _check_files(
-    dataset: Path, files: list[Path], how: Reading, faults: Sequence[InputError], progress: bool
-) -> CheckReport:
-    """Each file by itself: no masks, no patients."""
+    dataset: Path, files: list[Path], how: Reading, faults: Sequence[InputError], progress: bool,
+    known: Sequence[str] | None,
+) -> CheckReport:  # fmt: skip
+    """Each file by itself: no masks, no patients; held against a network where its name tells the contrast."""
     root = dataset if dataset.is_dir() else dataset.parent
     table = [
         ("warned", InputError(fault.code, f"{fault.what}; each file is read by itself", where=root, mend=fault.mend))
         for fault in faults
     ]
-    rows = []
+    rows, untold = [], []
     for outcome in tqdm(read_ahead(_alone(how), files), total=len(files), desc="check", unit="file",
                         disable=not progress):  # fmt: skip
         mine = [("refused", fault) for fault in outcome.refused] + [("warned", fault) for fault in outcome.warned]
+        contrast = contrast_told(outcome.name) if known is not None else None
+        if contrast and contrast not in known:
+            mine.append(("refused", unknown_contrast(contrast, known, outcome.name)))
+        elif known is not None and not contrast:
+            untold.append(outcome.name)
         table += mine
         rows.append(
             {
@@ -271,6 +248,8 @@ def _check_files(
                 "codes": ",".join(fault.code for _, fault in mine),
             }
         )
+    if untold:
+        table.append(("warned", untold_contrast(root, untold, len(files))))
     volumes = pd.DataFrame(rows).set_index("path", drop=False).rename_axis("volume")
     return CheckReport(dataset, _table(root, table), volumes)
 
@@ -282,7 +261,7 @@ def _worst(found: list[tuple[str, str]]) -> str:
 def _place(dataset: Path, path: str | Path | None) -> str:
     """A path relative to the data set, with forward slashes; one elsewhere as it is."""
     path = dataset if path is None else Path(path)
-    return path.relative_to(dataset).as_posix() if path.is_relative_to(dataset) else path.as_posix()
+    return printable(path.relative_to(dataset).as_posix() if path.is_relative_to(dataset) else path.as_posix())
 
 
 def _table(dataset: Path, faults: list[tuple[str, MsfilmError]]) -> pd.DataFrame:

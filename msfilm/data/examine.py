@@ -25,6 +25,8 @@ _MENDS = {  # what to do about a note on a file
     "NIFTI-FORMS-NEAR": "nothing, if that shift does not matter; else say which one is right (--form)",
     "NIFTI-FORMS": "copy the right form over the other, so that every program agrees",
     "NIFTI-NOFORM": "look which side is right, and write an affine that says so",
+    "NIFTI-UNITS": "nothing, if the sizes in mm are right; else set the header's unit (xyzt_units 2 is mm)",
+    "NIFTI-SCALE": "look whether the intensities are right, and save the file again without a scale",
     "NIFTI-AXES": "nothing: that axis means nothing",
     "NIFTI-BYTES": "nothing, if the scan looks whole; else export it again",
     "NIFTI-ENDIAN": "nothing: it reads right",

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from msfilm.data.sidecars import CENTRE_COLUMNS
-from msfilm.errors import InputError, SettingError, suggest
+from msfilm.errors import InputError, SettingError, printable, suggest
 from msfilm.files import check_aliases, shallow
 
 __all__ = ["NAMES_FILES", "NamingRules", "entities_of"]
@@ -209,11 +209,14 @@ class NamingRules:
         values = [given] if isinstance(given, str | int) else given
         if not isinstance(values, list | tuple) or not all(isinstance(one, str | int) for one in values):
             self._refuse("NAMES-VALUE", f"{name}: {_shown(given)}", f"write a text or a list of them: '{name}: [a, b]'")
+        if odd := [one for one in values if printable(one) != str(one)]:
+            self._refuse("NAMES-VALUE", f"{name}: {odd[0]!r} is no text", "write letters, not their codes")
         return tuple(str(one) for one in values)
 
     def _mapping(self, name: str, given: Any) -> dict[str, Any]:
         if not isinstance(given, Mapping):
             self._refuse("NAMES-VALUE", f"{name}: {_shown(given)}", "write 'name: value' pairs, as {acq: ax}")
+        self._texts(name, [str(key) for key in given])
         return {str(key): value for key, value in given.items()}
 
     def _fits(self, name: str, given: Any) -> dict[str, tuple[str, ...]]:

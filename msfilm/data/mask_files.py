@@ -9,15 +9,18 @@ from typing import Any
 
 from msfilm.data.labels import NamingRules, entities_of
 from msfilm.data.sidecars import merge_sidecars
-from msfilm.errors import InputError
+from msfilm.errors import InputError, printable
+from msfilm.files import read_json
 
-__all__ = ["anat_files", "find_masks", "mask_order", "parse_mask_name", "stem_of", "who_drew"]
+__all__ = ["anat_files", "find_masks", "is_segmentation", "mask_order", "parse_mask_name", "segmented", "stem_of",
+           "who_drew"]
 
 _ENDING = re.compile(r"(\.nii(\.gz)?|\.json|\.csv)$")
 _SUFFIX = re.compile(r"^[A-Z][A-Za-z0-9]*$")
 _ENTITY = re.compile(r"^[a-z]+-[^_]+$")
 _SHARED = {"echo", "part"}  # images of one acquisition, on one grid at one time: a mask without these is for them all
 _OPTIONAL = {"flip", "mt", "inv", "run", "rec", "chunk"}  # a mask without these is for the one image there is
+_RENAME = "give it a name of plain letters, and the files beside it"
 _EVERYWHERE = ("orig", "scanner", "individual", "subject")
 
 
@@ -29,6 +32,24 @@ def stem_of(path: Path) -> str:
 def anat_files(root: Path, pattern: str) -> list[Path]:
     """Files in ``sub-*/anat`` and ``sub-*/ses-*/anat`` below ``root``, sorted."""
     return sorted([*root.glob(f"sub-*/anat/{pattern}"), *root.glob(f"sub-*/ses-*/anat/{pattern}")])
+
+
+def segmented(folder: Path) -> bool:
+    """Whether a folder is the derivative that ``segment`` makes of a data set."""
+    try:
+        content = read_json(folder / "dataset_description.json")
+    except InputError:
+        return False
+    makers = content.get("GeneratedBy") if isinstance(content, dict) else None
+    makers = [one for one in makers if isinstance(one, dict)] if isinstance(makers, list) else []
+    return any(one.get("Name") == "msfilm" and str(one.get("Description")).startswith("msfilm segment:")
+               for one in makers)  # fmt: skip
+
+
+def is_segmentation(fields: Any) -> bool:
+    """Whether a mask's JSON is what ``segment`` writes beside its mask."""
+    network = fields.get("network") if isinstance(fields, Mapping) else None
+    return isinstance(network, Mapping) and "weights_sha256" in network and {"image_sha256", "settings"} <= set(fields)
 
 
 def parse_mask_name(stem: str, rules: NamingRules | None = None) -> tuple[str, str, str] | None:
@@ -79,12 +100,14 @@ def find_masks(
     Returns:
         image stem -> mask name (cord, truth, centreline, rater-1 ..) -> path; image stem -> mask name -> rater in the
         file's name; notes by image stem; and notes on files of which nothing says what they belong to. A file whose
-        image is not there stands under the image's stem.
+        image is not there stands under the image's stem. A lesion mask that msfilm itself made is no rater's: it is
+        passed over (MASK-PROGRAM, once for a whole derivative).
     """
     candidates: dict[tuple[str, str, str], list[tuple[int, int, Path]]] = {}
     notes: dict[str, list[InputError]] = {}
     left: list[InputError] = []
     for place, (root, drawer) in enumerate(rules.label_folders(dataset)):
+        derivative, passed = root != dataset and segmented(root), []
         for path in anat_files(root, "sub-*"):
             if not path.name.endswith((".nii", ".nii.gz", ".csv")):
                 continue
@@ -93,6 +116,12 @@ def find_masks(
                 continue
             stem, _, kind = parsed
             name, order, rater = rules.kind_of(kind)
+            if printable(path.relative_to(dataset)) != str(path.relative_to(dataset)):
+                left.append(InputError("BIDS-NAME", f"{path.name} is not UTF-8: not used", where=path, mend=_RENAME))
+                continue
+            if derivative and name in ("lesion", "truth"):
+                passed.append(path)
+                continue
             owners = _owners(stem, path, images)
             if len(owners) != 1 and not _share(owners):
                 fault = InputError("MASK-WHOSE", f"it may belong to {', '.join(sorted(owners))}: used for none",
@@ -104,10 +133,21 @@ def find_masks(
                     left.append(InputError("MASK-WHOSE", "nothing says which scan it belongs to: not used", where=path,
                                            mend=fault.mend))  # fmt: skip
                 continue
+            if name in ("lesion", "truth") and _by_program(path):
+                for owner in owners:
+                    notes.setdefault(owner, []).append(
+                        InputError("MASK-PROGRAM", f"{path.name} was made by msfilm segment, so it is no rater's: not "
+                                   "used", where=path, mend="take it elsewhere; if a person has corrected it, say who "
+                                   'in its JSON: "Rater"'))  # fmt: skip
+                continue
             drawn_by = _plain(rater or drawer) if name == "lesion" else ""
             order = order if name in ("cord", "centreline") else 0
             for owner in owners:
                 candidates.setdefault((owner, name, drawn_by), []).append((order, place, path))
+        if passed:
+            left.append(InputError("MASK-PROGRAM", f"{len(passed)} lesion masks in {root.relative_to(dataset)} were "
+                                   "made by msfilm segment, so they are no rater's: not used", where=root,
+                                   mend="nothing; or name the raters' folders alone under folders:"))  # fmt: skip
     masks: dict[str, dict[str, Path]] = {}
     drawers: dict[str, dict[str, str]] = {}
     numbers = _numbers([(owner, drawn_by) for owner, name, drawn_by in candidates if name == "lesion"], rules)
@@ -182,6 +222,13 @@ def _said(path: Path, images: Mapping[str, Path]) -> set[str]:
     return set()
 
 
+def _by_program(mask: Path) -> bool:
+    """Whether msfilm made a mask, and nobody says that it is a person's by now (field Rater)."""
+    sidecar = mask.with_name(stem_of(mask) + ".json")
+    fields, _ = merge_sidecars([sidecar] if sidecar.is_file() else [])
+    return is_segmentation(fields) and "Rater" not in fields
+
+
 def _person(stem: str) -> tuple[str | None, str | None]:
     named = entities_of(stem)
     return named.get("sub"), named.get("ses")
@@ -194,7 +241,7 @@ def who_drew(mask: Path | None, otherwise: str = "unknown") -> tuple[str, list[I
         return otherwise, []
     fields, faults = merge_sidecars([sidecar])
     who: Any = fields.get("Rater", otherwise)
-    if not isinstance(who, str | int) or isinstance(who, bool):
+    if not isinstance(who, str | int) or isinstance(who, bool) or printable(who) != str(who):
         faults.append(InputError("SIDECAR-FIELD", f"Rater is {who!r}, not a name", where=sidecar))
         who = otherwise
     return str(who), faults

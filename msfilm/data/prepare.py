@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 
 from msfilm import __version__
 from msfilm.data.bids import find_volumes
+from msfilm.data.crop import check_crop
 from msfilm.data.cropped import PreparedVolume, join_volumes, prepare_volume
 from msfilm.data.examine import Examined, Reading, SeenImages, examine, mask_columns, read_ahead
 from msfilm.data.mask_values import MaskValues
 from msfilm.data.slices import SliceSet
 from msfilm.data.stream import stream_slices
-from msfilm.errors import InputError, MsfilmError, SettingError, suggest
+from msfilm.errors import InputError, MsfilmError, SettingError, printable, suggest
 
 __all__ = ["prepare", "prepare_volume"]
 
@@ -64,8 +65,7 @@ def prepare(
         RunError: SLICES-WRITE.
     """
     dataset = Path(dataset).absolute()
-    if size < 1 or not spacing_mm > 0:
-        raise SettingError("CROP-SETTING", f"size={size} and spacing_mm={spacing_mm} must be positive")
+    check_crop(size, spacing_mm)
     found = find_volumes(dataset, names)
     for contrast in contrasts or ():
         if contrast not in set(found["contrast"]):
@@ -84,7 +84,7 @@ def prepare(
         "size": size,
         "spacing_mm": float(spacing_mm),
         "min_cord_pixels": min_cord_pixels,
-        "source": dataset.name,
+        "source": printable(dataset.name),
         "version": __version__,
         "notes": list(found.attrs.get("notes", [])),
     }

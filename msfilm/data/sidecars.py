@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msfilm.errors import InputError
+from msfilm.errors import InputError, printable
 from msfilm.files import read_json
 
 __all__ = ["CENTRE_COLUMNS", "SIDECAR_COLUMNS", "acquisition", "find_sidecars", "merge_sidecars", "read_centres"]
@@ -100,7 +100,7 @@ def acquisition(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
             continue
         values[column] = float(value)
     maker = fields.get("Manufacturer")
-    values["manufacturer"] = maker if isinstance(maker, str) and maker else None
+    values["manufacturer"] = maker if isinstance(maker, str) and maker and printable(maker) == maker else None
     if maker is not None and values["manufacturer"] is None:
         faults.append(InputError("SIDECAR-FIELD", f"Manufacturer is {maker!r}, not a name", where=where))
     return values, faults
@@ -109,7 +109,10 @@ def acquisition(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, Any],
 def read_centres(
     dataset: Path, names: tuple[str, ...] = CENTRE_COLUMNS
 ) -> tuple[dict[str, str], list[InputError]]:
-    """Patient -> centre from participants.tsv (the first column of ``names``), and what is wrong with that file."""
+    """Patient -> centre from participants.tsv (the first column of ``names``), and what is wrong with that file.
+
+    "" where the centre is left empty; 'unknown' for n/a, and where a patient's lines name several.
+    """
     path = dataset / "participants.tsv"
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
@@ -139,10 +142,24 @@ def read_centres(
                 mend="it needs participant_id and one of " + ", ".join(names) + ", parted by tabs",
             )
         ]
-    centres = {}
+    given: dict[str, list[str]] = {}
     for row in rows:
         patient, centre = str(row["participant_id"] or ""), str(row[column] or "").strip()
-        centres[patient if patient.startswith("sub-") else f"sub-{patient}"] = (
-            centre if centre not in ("", "n/a") else "unknown"
-        )
-    return centres, []
+        given.setdefault(patient if patient.startswith("sub-") else f"sub-{patient}", []).append(centre)
+    centres, notes = {}, []
+    for patient, named in given.items():
+        several = list(dict.fromkeys(named))
+        if len(several) > 1:
+            notes.append(
+                InputError(
+                    "PARTICIPANTS-TWICE",
+                    f"{patient} has {len(named)} lines, with the centres {', '.join(map(repr, several))}: its centre "
+                    "is 'unknown'",
+                    where=path,
+                    mend="keep the right line",
+                )
+            )
+        centres[patient] = several[0] if len(several) == 1 and several[0] != "n/a" else "unknown"
+        if several == [""]:
+            centres[patient] = ""
+    return centres, notes

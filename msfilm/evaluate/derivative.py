@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from tqdm.auto import tqdm
 
 from msfilm import __version__
 from msfilm.data.labels import NamingRules
+from msfilm.data.mask_files import segmented
 from msfilm.errors import InputError, MsfilmError, SettingError
 from msfilm.evaluate.derivative_files import TABLE_COLUMNS, frame_files, mask_names, write_texts
 from msfilm.evaluate.doubts import check_kind, contrast_told, known_contrasts
 from msfilm.evaluate.predict import weights_sha256
 from msfilm.evaluate.segmentation import check_threshold, segment
-from msfilm.evaluate.segmentation_files import beside, write_together
-from msfilm.files import read_json, sha256_file, sha256_json
+from msfilm.evaluate.segmentation_files import beside, record_of, write_together
+from msfilm.files import sha256_file, sha256_json
+from msfilm.locks import LOCK, hold_folder
 from msfilm.model.weights import SHIPPED, Network, load_network
 from msfilm.train.state import resolve_device
 
@@ -98,11 +101,14 @@ def segment_dataset(
 
     Raises:
         InputError: BIDS-MISSING, BIDS-EMPTY, of the names' file; OUT-EXISTS, the folder holds something else.
-        SettingError: CONTRAST-UNKNOWN for ``contrast`` or ``as_contrast``, and others of :func:`segment`.
+        SettingError: OUT-NAME, ``out`` is where scans or raters' masks lie; CONTRAST-UNKNOWN for ``contrast`` or
+            ``as_contrast``, and others of :func:`segment`.
         RunError: NIFTI-WRITE or PATH-WRITE, the disk refuses; what was done stays, and the same call goes on.
+            RUN-BUSY, another process writes into ``out``.
     """
     from msfilm.data.bids import find_volumes
 
+    rules = NamingRules.of(names, dataset)
     dataset, out = Path(dataset).absolute(), Path(out).absolute()
     check_threshold(threshold)
     resolve_device(device)
@@ -112,12 +118,23 @@ def segment_dataset(
         contrast_told(network, contrast, as_contrast)
     elif as_contrast is not None and known_contrasts(network):
         contrast_told(network, as_contrast, None)
-    found = find_volumes(dataset, names)
-    _check_out(out, dataset)
+    found = find_volumes(dataset, rules)
+    _check_out(out, dataset, rules)
     settings = {"as_contrast": as_contrast, "accept_unsure": accept_unsure, "threshold": threshold, "rater": rater,
                 "form": form, "device": device, "precision": precision}  # fmt: skip
     job = _Job(dataset, out, network, name, contrast, localise, probability, settings)
-    write_texts(out, frame_files(dataset, out, name, threshold))
+    with hold_folder(out, wait_s=0, refused="PATH-WRITE"):
+        _check_out(out, dataset, rules)  # somebody else may have been at work until now
+        for left in out.rglob(".tmp-*"):  # of a run that was killed
+            with suppress(OSError):
+                left.unlink()
+        return _segment_all(found, job, progress)
+
+
+def _segment_all(found: pd.DataFrame, job: _Job, progress: bool) -> Derivative:
+    """Segment one scan after the other, and write the table."""
+    dataset, out = job.dataset, job.out
+    write_texts(out, frame_files(dataset, out, job.name, job.settings["threshold"]))
     rows, refused = {}, []
     bar = tqdm(found.iterrows(), total=len(found), desc="segment", unit="scan", disable=not progress)
     for stem, row in bar:
@@ -170,7 +187,7 @@ def _one(stem: str, row: pd.Series, job: _Job) -> dict[str, Any]:
         "acquisition": {key: str(value) for key, value in acquired.items()} if "acquisition" in told_of else None,
     } | {key: job.settings[key] for key in ("threshold", "rater", "form", "precision")}  # fmt: skip
     recipe_sha256 = sha256_json(recipe)
-    record = _record_there(targets)
+    record = record_of(targets["mask"], targets["record"])
     fine = job.settings["accept_unsure"] or record.get("localiser", {}).get("sure", True)
     if record.get("recipe_sha256") == recipe_sha256 and fine and all(path.is_file() for path in targets.values()):
         return _row(stem, row, record, "kept", targets, job)
@@ -200,25 +217,6 @@ def _targets(stem: str, row: pd.Series, job: _Job) -> dict[str, Path]:
     mask, chance = mask_names(stem)
     targets = {"mask": folder / f"{mask}.nii.gz", "record": folder / f"{mask}.json"}
     return targets | ({"probability": folder / f"{chance}.nii.gz"} if job.probability else {})
-
-
-def _record_there(targets: dict[str, Path]) -> dict[str, Any]:
-    """What an earlier run says of its mask, {} where there is none.
-
-    Raises:
-        InputError: MASK-CHANGED, the mask is not the one that was written.
-    """
-    mask, path = targets["mask"], targets["record"]
-    if not mask.is_file():
-        return {}
-    try:
-        record = read_json(path)
-    except InputError:
-        record = None
-    if not isinstance(record, dict) or record.get("mask_sha256") != sha256_file(mask):
-        raise InputError("MASK-CHANGED", "this mask is not as msfilm wrote it, so it is not written over", where=mask,
-                         mend="keep it under another name or in another folder, or remove it")  # fmt: skip
-    return record
 
 
 def _sources(row: pd.Series, job: _Job) -> list[Path]:
@@ -273,14 +271,17 @@ def _relative(path: str | Path | None, dataset: Path) -> str:
         return Path(os.path.relpath(path, dataset)).as_posix()
 
 
-def _check_out(out: Path, dataset: Path) -> None:
-    if out.resolve() == dataset.resolve():
-        raise SettingError("OUT-NAME", "the derivative would lie among the scans", where=out,
-                           mend="choose another folder, as DATASET/derivatives/msfilm")  # fmt: skip
-    description = out / "dataset_description.json"
-    there = read_json(description) if description.is_file() else {}
-    makers = there.get("GeneratedBy") if isinstance(there, dict) else None
-    ours = isinstance(makers, list) and any(isinstance(one, dict) and one.get("Name") == "msfilm" for one in makers)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (ours and "DatasetLinks" in there))):
+def _check_out(out: Path, dataset: Path, rules: NamingRules) -> None:
+    """Refuse a folder of scans or raters' masks, and one that holds something else."""
+    choose = "choose another folder, as DATASET/derivatives/msfilm"
+    whose = {folder: "raters' masks" for folder in rules.folders if not set(folder) & set("{*")}
+    for folder, what in (whose | {".": "scans"}).items():
+        place = (dataset / folder).resolve()
+        inside = out.resolve().relative_to(place).parts[:1] if out.resolve().is_relative_to(place) else None
+        if inside is not None and (not inside or inside[0].startswith("sub-")):
+            raise SettingError("OUT-NAME", f"the derivative would lie among the {what}", where=out, mend=choose)
+    there = [one for one in out.iterdir() if one.name != LOCK] if out.is_dir() else []
+    there = [one for one in there if not one.name.startswith(".tmp-")]
+    if (out.exists() and not out.is_dir()) or (there and not segmented(out)):
         raise InputError("OUT-EXISTS", "this holds something else than masks that msfilm segment wrote", where=out,
                          mend="choose another folder")  # fmt: skip

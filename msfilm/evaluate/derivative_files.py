@@ -11,7 +11,7 @@ import pandas as pd
 
 from msfilm import __version__
 from msfilm.data.labels import entities_of
-from msfilm.errors import InputError, RunError
+from msfilm.errors import InputError, RunError, printable
 from msfilm.files import atomic_path, read_json, write_json
 
 __all__ = ["BIDS_VERSION", "TABLE_COLUMNS", "frame_files", "mask_names", "write_texts"]
@@ -57,8 +57,9 @@ def frame_files(dataset: Path, out: Path, network: str, threshold: float) -> dic
         name = read_json(dataset / "dataset_description.json").get("Name") or dataset.name
     except (InputError, AttributeError):
         name = dataset.name
+    name = printable(name)
     try:
-        link = Path(os.path.relpath(dataset, out)).as_posix()
+        link = printable(Path(os.path.relpath(dataset, out)).as_posix())
     except ValueError:  # another drive
         link = dataset.as_uri()
     made = f"lesions marked by the network {network} where its probability is at least {threshold:g}"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msfilm.data.crop import CropGrid, uncrop
-from msfilm.errors import SettingError, suggest
+from msfilm.errors import SettingError, printable, suggest
 from msfilm.evaluate.cord_position import cord_position
 from msfilm.evaluate.doubts import check_kind, contrast_told, doubts
 from msfilm.evaluate.metrics import lesion_labels
 from msfilm.evaluate.predict import predict_images, weights_sha256
-from msfilm.evaluate.segmentation_files import beside, targets_of, write_together
+from msfilm.evaluate.segmentation_files import beside, check_free, targets_of, write_together
 from msfilm.files import made_by, sha256_file
 from msfilm.model.weights import Network, load_network
 
@@ -80,6 +80,7 @@ def segment(
     form: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    overwrite: bool = False,
 ) -> Segmentation:
     """Segment the lesions of one scan; write the mask in the scan's own space and a JSON of what made it.
 
@@ -103,11 +104,13 @@ def segment(
             manufacturer; what is not given comes from the scan's own sidecar, and what that lacks is unknown.
         form: 'sform' or 'qform', which to believe where a file's two disagree.
         device, precision: as in :func:`predict_slices`.
+        overwrite: even a mask that msfilm did not write, or that somebody has changed since; refused otherwise.
 
     Raises:
         SettingError: CENTRE-SOURCE (not exactly one of the three), THRESHOLD, OUT-NAME, CONTRAST-UNKNOWN,
             NETWORK-KIND (one that finds cords).
-        InputError: of the files (NIFTI-*, MASK-*, CENTRELINE-*), IMAGE-BLANK for a cord without signal, CORD-UNSURE.
+        InputError: OUT-EXISTS, MASK-CHANGED (see ``overwrite``); of the files (NIFTI-*, MASK-*, CENTRELINE-*);
+            IMAGE-BLANK for a cord without signal, CORD-UNSURE.
         RunError: NIFTI-WRITE.
     """
     # Only here are files opened: everything above runs where nibabel is missing.
@@ -116,6 +119,8 @@ def segment(
 
     check_threshold(threshold)
     targets = targets_of(out, probability, [image, cord, centreline])
+    if not overwrite:
+        check_free(targets)
     name = "given in memory" if isinstance(network, Network) else str(network)
     network = check_kind(network if isinstance(network, Network) else load_network(network))
     told, notes = contrast_told(network, contrast, as_contrast)
@@ -152,7 +157,7 @@ def segment(
     voxel_mm3 = float(np.prod(volume.voxel_mm))
     record = {
         "Type": "Lesion",
-        "Sources": [Path(image).name],
+        "Sources": [printable(Path(image).name)],
         "image_sha256": sha256_file(image),
         "network": {"name": name, "weights_sha256": weights_sha256(network),
                     "conditioning": network.conditioning},

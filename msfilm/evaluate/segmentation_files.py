@@ -1,4 +1,9 @@
-"""The files of a segmentation: where they go, and all of them written together or none."""
+"""The files of a segmentation: where they go, that nothing of somebody else's is there, and writing them together.
+
+Several files cannot change in one step. So a JSON goes first that says of which mask the new one takes the place
+(``replaces_sha256``), then the probabilities, then the mask, then the JSON without that field: whoever is killed in
+between leaves a mask that is known to be msfilm's, and a JSON that tells that it is to be made again.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msfilm.errors import RunError, SettingError
-from msfilm.files import atomic_path, sha256_file, write_json
+from msfilm.data.mask_files import is_segmentation
+from msfilm.errors import InputError, RunError, SettingError
+from msfilm.files import atomic_path, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from msfilm.data.nifti import Volume
 
-__all__ = ["beside", "targets_of", "write_together"]
+__all__ = ["beside", "check_free", "record_of", "targets_of", "write_together"]
 
 
 def beside(path: Path) -> Path:
@@ -49,6 +55,48 @@ def targets_of(out: str | Path | None, probability: str | Path | None, sources: 
     return targets
 
 
+def record_of(mask: Path, record: Path) -> dict[str, Any]:
+    """What an earlier run says of its mask; {} where there is no mask, or one that a killed run left half done.
+
+    Raises:
+        InputError: MASK-CHANGED, the mask is not the one that was written.
+    """
+    if not mask.exists():
+        return {}
+    try:
+        said = read_json(record)
+    except InputError:
+        said = None
+    here = sha256_file(mask) if mask.is_file() else ""
+    if not isinstance(said, dict) or here not in (said.get("mask_sha256"), said.get("replaces_sha256")):
+        raise InputError("MASK-CHANGED", "this mask is not as msfilm wrote it, so it is not written over", where=mask,
+                         mend="keep it under another name or in another folder, or remove it")  # fmt: skip
+    return {} if "replaces_sha256" in said else said
+
+
+def check_free(targets: dict[str, Path]) -> None:
+    """Refuse to write over a mask, or the files beside it, that ``segment`` did not write or somebody has changed.
+
+    Raises:
+        InputError: OUT-EXISTS or MASK-CHANGED.
+    """
+    if "mask" not in targets:
+        return
+    try:
+        ours = is_segmentation(read_json(targets["record"]))
+    except InputError:
+        ours = False
+    there = [path for path in targets.values() if path.exists()]
+    if there and not ours:
+        raise InputError("OUT-EXISTS", "this file is not one that msfilm segment wrote, so it is not written over",
+                         where=there[0], mend="choose another name, or --overwrite (overwrite=True)")  # fmt: skip
+    try:
+        record_of(targets["mask"], targets["record"])
+    except InputError as error:
+        raise InputError(error.code, error.what, where=error.where,
+                         mend="choose another name, or --overwrite (overwrite=True)") from None  # fmt: skip
+
+
 def write_together(
     targets: dict[str, Path], mask: np.ndarray, chance: np.ndarray, records: dict[str, dict], volume: Volume
 ) -> str:
@@ -71,15 +119,21 @@ def write_together(
 
     mask_sha256 = ""
     try:
-        with ExitStack() as stack:
-            staged = {key: stack.enter_context(atomic_path(path)) for key, path in targets.items()}
+        older = targets["mask"] if "mask" in targets and targets["mask"].is_file() else None
+        unfinished = {"replaces_sha256": sha256_file(older)} if older else {}
+        with ExitStack() as stack:  # the last one entered takes its place first
+            order = sorted(targets, key=lambda key: (key in records, key == "probability"))
+            staged = {key: stack.enter_context(atomic_path(targets[key])) for key in order}
             if "mask" in staged:
                 write_nifti(staged["mask"], mask.astype(np.uint8), volume, dtype=np.uint8)
                 mask_sha256 = sha256_file(staged["mask"])
             if "probability" in staged:
                 write_nifti(staged["probability"], chance, volume, dtype=np.float32)
             for name in records.keys() & staged.keys():
-                write_json(staged[name], records[name] | {"mask_sha256": mask_sha256})
+                write_json(staged[name], records[name] | {"mask_sha256": mask_sha256} | unfinished)
+        if unfinished:
+            for name in sorted(records.keys() & targets.keys(), key=lambda name: name == "record"):
+                write_json(targets[name], records[name] | {"mask_sha256": mask_sha256})
     except (OSError, RunError) as error:
         reason = error.what if isinstance(error, RunError) else f"cannot write: {error.strerror or error}"
         raise RunError("NIFTI-WRITE", reason, where=next(iter(targets.values())),
