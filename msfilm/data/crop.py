@@ -20,6 +20,7 @@ __all__ = [
     "CropGrid",
     "centres_from_mask",
     "centres_from_points",
+    "check_crop",
     "coverage",
     "crop",
     "crop_mask",
@@ -27,7 +28,19 @@ __all__ = [
     "uncrop",
 ]
 
+FINEST_MM, COARSEST_MM, LARGEST_SIZE = 0.01, 10.0, 1024  # of a crop's pixels, and how many on a side
+_MOST_VOXELS = 4096  # that a crop may span along one axis: 36 mm of voxels of .01 mm
 _CHUNK_BYTES = 64 * 2**20  # of interpolation input held at once; a tall sagittal scan goes through in several chunks
+
+
+def check_crop(size: int, spacing_mm: float) -> None:
+    """Raise SettingError CROP-SETTING for crops that no scan could fill, or no memory hold."""
+    if not 1 <= size <= LARGEST_SIZE or not FINEST_MM <= spacing_mm <= COARSEST_MM:  # NaN is not between either
+        raise SettingError(
+            "CROP-SETTING",
+            f"crops of {size:g} pixels of {spacing_mm:g} mm",
+            mend=f"give 1 to {LARGEST_SIZE} pixels of {FINEST_MM:g} to {COARSEST_MM:g} mm; 48 of 0.75 mm is usual",
+        )
 
 
 @dataclass(frozen=True)
@@ -55,8 +68,7 @@ class CropGrid:
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
         object.__setattr__(self, "zs", np.asarray(self.zs, dtype=np.int64).reshape(-1))
         object.__setattr__(self, "centres", np.asarray(self.centres, dtype=np.float64).reshape(-1, 2))
-        if self.size < 1 or not self.spacing_mm > 0:
-            raise SettingError("CROP-SETTING", f"size={self.size} and spacing_mm={self.spacing_mm} must be positive")
+        check_crop(self.size, self.spacing_mm)
         if len(self.shape) != 3 or self.affine.shape != (4, 4) or len(self.zs) != len(self.centres):
             raise SettingError(
                 "CROP-SETTING",
@@ -68,6 +80,16 @@ class CropGrid:
         ):
             raise SettingError(
                 "CROP-SETTING", f"slices {self.zs.tolist()} must be different and within 0..{self.shape[2] - 1}"
+            )
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spans = (self.size - 1) * self.spacing_mm / self.voxel_mm[:2]
+        if not (spans <= _MOST_VOXELS - 3).all():  # the box has three more; NaN is refused too
+            raise SettingError(
+                "CROP-SETTING",
+                f"crops of {self.size} pixels of {self.spacing_mm:g} mm span {spans.max():.4g} voxels of "
+                f"{' x '.join(f'{side:.3g}' for side in self.voxel_mm[:2])} mm; at most {_MOST_VOXELS - 3} can be held",
+                mend="use fewer or smaller pixels, or resample the scan to larger voxels",
             )
 
     def __len__(self) -> int:
@@ -93,14 +115,18 @@ class CropGrid:
             column and row in the crop, as real numbers.
         """
         results = []
-        for axis in (0, 1):
+        for axis, reach in enumerate(self._reach()):
             ratio = self.voxel_mm[axis] / self.spacing_mm  # pixels in a voxel
-            reach = int(np.ceil(self.size / 2 / ratio)) + 1
             centre = self.centres[which, axis, None]
             index = np.floor(centre).astype(np.int64) + np.arange(-reach, reach + 2)
             results += [index, (self.size - 1) / 2 - (index - centre) * ratio]
         ix, w, iy, h = results
         return ix, iy, w, h
+
+    def _reach(self) -> tuple[int, int]:
+        """Voxels from the centre to beyond the crop's edge, along x and y."""
+        x, y = (int(np.ceil(self.size / 2 / (side / self.spacing_mm))) + 1 for side in self.voxel_mm[:2])
+        return x, y
 
 
 def crop(data: np.ndarray, grid: CropGrid, *, mode: str = "linear") -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +154,7 @@ def crop(data: np.ndarray, grid: CropGrid, *, mode: str = "linear") -> tuple[np.
     x0, y0 = np.floor(x[:, -1]).astype(np.int64), np.floor(y[:, -1]).astype(np.int64)
     columns, rows = (_power_of_two((grid.size - 1) * grid.spacing_mm / side_mm + 3) for side_mm in grid.voxel_mm[:2])
     out = np.empty((len(grid), grid.size, grid.size), np.float32)
-    for part in _chunks(len(grid), rows * columns):
+    for part in _chunks(len(grid), max(rows * columns, grid.size**2)):
         ix = np.clip(x0[part, None] + np.arange(columns), 0, grid.shape[0] - 1)  # (n, columns)
         iy = np.clip(y0[part, None] + np.arange(rows), 0, grid.shape[1] - 1)
         box = data[ix[:, None, :], iy[:, :, None], grid.zs[part, None, None]]  # (n, rows, columns): y down, x across
@@ -163,7 +189,8 @@ def uncrop(values: np.ndarray, grid: CropGrid, *, fill: float = 0.0) -> np.ndarr
         )
     out = np.full(grid.shape, fill, np.float32)
     side = _power_of_two(grid.size)
-    for part in _chunks(len(grid), side * side):
+    reached = np.prod([2 * reach + 2 for reach in grid._reach()])
+    for part in _chunks(len(grid), max(side * side, int(reached))):
         ix, iy, w, h = grid.pixel_coordinates(part)
         box = np.pad(values[part], ((0, 0), (0, side - grid.size), (0, side - grid.size)), mode="edge")
         sampled = _sample(box, np.clip(h, 0, grid.size - 1), np.clip(w, 0, grid.size - 1), "linear")  # (n, B, A)

@@ -17,7 +17,8 @@ FORMS = ("sform", "qform")
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two voxel axes
 PIXDIM_TOLERANCE = 1e-2  # relative, voxel size in the header against the affine's
-SMALLEST, LARGEST = 1e-5, 1e5  # mm a voxel: microscopes and more than a body; NIfTI-2 can hold 1e-300
+SMALLEST, LARGEST = 0.01, 50.0  # mm a voxel: from ex-vivo microscopy to a scout; beyond it the unit is wrong
+UNITS = {0: ("mm", 1.0), 1: ("metres", 1e3), 2: ("mm", 1.0), 3: ("micrometres", 1e-3)}  # of xyzt_units -> mm
 FARTHEST = 1e9  # mm: 1000 km; NIfTI-2 can hold numbers whose squares no float holds
 FORMS_TOLERANCE = 0.5  # of a voxel, at the corner where qform and sform differ most
 
@@ -39,7 +40,9 @@ def corner_shift(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> tuple[fl
 def check_affine(
     header: nib.Nifti1Header, shape: Sequence[int], path: Path, form: str | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The (4, 4) affine of a header, sform before qform, and notes on it.
+    """The (4, 4) affine of a header in mm, sform before qform, and notes on it.
+
+    Metres and micrometres (xyzt_units) become mm, as in SimpleITK; a unit that is not given is mm, as in all readers.
 
     Args:
         header: of the file.
@@ -48,28 +51,27 @@ def check_affine(
         form: 'sform' or 'qform': the one to believe where a file has both, however far apart they are.
 
     Raises:
-        InputError: NIFTI-PIXDIM for voxel sizes that cannot be or do not fit the affine, NIFTI-SHEAR, NIFTI-SINGULAR,
-            NIFTI-AFFINE for a form that is not finite or no rotation, NIFTI-FORMS where qform and sform disagree and
-            ``form`` does not say which one is right.
+        InputError: NIFTI-PIXDIM for voxel sizes that no scan has or that do not fit the affine, NIFTI-SHEAR,
+            NIFTI-SINGULAR, NIFTI-AFFINE for a form that is not finite or no rotation, NIFTI-FORMS where qform and sform
+            disagree and ``form`` does not say which one is right.
         SettingError: FORM-UNKNOWN.
     """
     check_form_name(form)
     mend = "export the file again from its source, or mend the header with a tool that shows it"
-    sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if not ((sizes >= SMALLEST) & (sizes <= LARGEST)).all():  # neither does NaN lie between
-        raise InputError("NIFTI-PIXDIM", f"voxel sizes (pixdim) {_text(sizes)} mm", where=path, mend=mend)
+    scale, notes = _unit(header)
+    sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64) * scale
+    _check_sizes(sizes, scale, path, mend)
     present = {name: int(header[f"{name}_code"]) > 0 for name in FORMS}
     if not any(present.values()):
-        return header.get_base_affine(), (
-            "NIFTI-NOFORM: qform and sform codes are both 0: the orientation is a guess (LAS, centred)",
-        )
+        noform = "NIFTI-NOFORM: qform and sform codes are both 0: the orientation is a guess (LAS, centred)"
+        return _in_mm(header.get_base_affine(), scale), (*notes, noform)
     both = all(present.values())
     forms = {}
     for name in FORMS:
         if not present[name]:
             continue
         try:
-            forms[name] = np.array(getattr(header, f"get_{name}")(), dtype=np.float64)
+            forms[name] = _in_mm(getattr(header, f"get_{name}")(), scale)
             _check_form(name, forms[name], sizes, path, mend)
         except (ValueError, nib.spatialimages.HeaderDataError) as error:
             if both and form not in (None, name):
@@ -80,11 +82,11 @@ def check_affine(
             what = f"the {name} is not a rotation ({error})"
             raise InputError("NIFTI-AFFINE", what, where=path, mend=mend) from error
     if not both:
-        return next(iter(forms.values())), ()
+        return next(iter(forms.values())), notes
     used = form or "sform"
     if len(forms) == 1:
         other = FORMS[1 - FORMS.index(used)]
-        return forms[used], (f"NIFTI-FORMS: the {other} is broken; the {used} is used, as told",)
+        return forms[used], (*notes, f"NIFTI-FORMS: the {other} is broken; the {used} is used, as told")
     voxels, mm = corner_shift(forms["qform"], forms["sform"], shape)
     if voxels > FORMS_TOLERANCE and form is None:
         raise InputError(
@@ -94,10 +96,43 @@ def check_affine(
             mend="find out which one is right, and say so (--form sform or --form qform) or copy it over the other",
         )
     if mm <= 0.01:
-        return forms[used], ()
+        return forms[used], notes
     code = "NIFTI-FORMS" if voxels > FORMS_TOLERANCE else "NIFTI-FORMS-NEAR"
     apart = f"qform and sform differ by up to {mm:.2f} mm ({voxels:.2f} voxels) at a corner"
-    return forms[used], (f"{code}: {apart}; the {used} is used{', as told' if form else ''}",)
+    return forms[used], (*notes, f"{code}: {apart}; the {used} is used{', as told' if form else ''}")
+
+
+def _unit(header: nib.Nifti1Header) -> tuple[float, tuple[str, ...]]:
+    """How many mm the header's unit of length has, and a note where that is not 1 or not known."""
+    code = int(header["xyzt_units"]) & 7  # the other bits are the unit of time
+    if code not in UNITS:
+        return 1.0, (f"NIFTI-UNITS: the unit of length has the code {code}, which NIfTI does not know; taken as mm",)
+    name, scale = UNITS[code]
+    return scale, () if scale == 1 else (f"NIFTI-UNITS: sizes and places are in {name}; taken times {scale:g}, as mm",)
+
+
+def _in_mm(affine: np.ndarray, scale: float) -> np.ndarray:
+    return np.array(affine, dtype=np.float64) * np.array([[scale], [scale], [scale], [1.0]])
+
+
+def _check_sizes(sizes: np.ndarray, scale: float, path: Path, mend: str) -> None:
+    """Refuse voxel sizes (mm) that no scan has; float32 rounds .01, so the range is a little wider than it says."""
+    if ((sizes >= SMALLEST * (1 - 1e-6)) & (sizes <= LARGEST * (1 + 1e-6))).all():  # neither does NaN lie between
+        return
+    what = f"voxel sizes {'' if scale != 1 else '(pixdim) '}{_text(sizes)} mm"
+    if np.isfinite(sizes).all() and (sizes > 0).all():
+        what += f"; a scan's are {SMALLEST:g} to {LARGEST:g} mm"
+        if scale == 1:
+            what += ": are they in metres or micrometres?"
+            mend = "set the header's unit (xyzt_units: 1 metres, 2 mm, 3 micrometres), or export the file again in mm"
+        else:
+            what += f" (pixdim {_text(sizes / scale)}, which the header says is in {_name(scale)})"
+            mend = "if pixdim is in mm, set the header's unit to mm (xyzt_units 2); else export the file again"
+    raise InputError("NIFTI-PIXDIM", what, where=path, mend=mend)
+
+
+def _name(scale: float) -> str:
+    return next(name for name, mm in UNITS.values() if mm == scale)
 
 
 def _check_form(name: str, form: np.ndarray, sizes: np.ndarray, path: Path, mend: str) -> None:

@@ -13,6 +13,7 @@ from msfilm.errors import InputError, SettingError
 __all__ = ["BINARY_TOLERANCE", "MaskValues", "check_values", "parse_values", "to_binary"]
 
 BINARY_TOLERANCE = 1e-4  # a mask saved as float through a uint8 scale reads 1.00000006
+_ROUNDING = 2.0**-22  # relative: two float32 roundings, of a large label and of its scale
 MaskValues = Mapping[float, int] | float | None  # stored value -> 0 or 1; or the level from which on it is 1
 
 
@@ -28,7 +29,14 @@ def parse_values(words: Sequence[str] | None) -> MaskValues:
     try:
         if len(words) == 1 and words[0].startswith(">="):
             return check_values(float(words[0][2:]))
-        return check_values({float(word.partition("=")[0]): int(word.partition("=")[2]) for word in words})
+        values: dict[float, int] = {}
+        for word in words:
+            value, to = float(word.partition("=")[0]), int(word.partition("=")[2])
+            if values.setdefault(value, to) != to:
+                raise SettingError(
+                    "MASK-MAP", f"mask value {_text(value)} is said to be {values[value]} and {to}", mend="say one"
+                )
+        return check_values(values)
     except ValueError as error:
         if isinstance(error, SettingError):
             raise
@@ -57,7 +65,8 @@ def to_binary(
         stored: any shape, as in the file.
         slope, intercept: a value is stored * slope + intercept.
         values: None: 0 and 1 (within ``BINARY_TOLERANCE``) and nothing else. A mapping: besides 0 and 1 these stored
-            values, as 0 or 1. A number: values from it on are 1.
+            values, as 0 or 1: whole numbers exactly, real ones within ``BINARY_TOLERANCE`` (and what float32 rounds),
+            always below half the way to the next value. A number: values from it on are 1.
         path: for the messages.
 
     Raises:
@@ -84,12 +93,16 @@ def to_binary(
     if values is not None and not isinstance(values, Mapping):
         return stored >= values, (f"MASK-MAPPED: values from {values:g} on are taken as 1, as told",)
     inside, known, mapped = np.zeros(stored.shape, bool), np.zeros(stored.shape, bool), []
-    for value, to in ({0.0: 0, 1.0: 1} | dict(values or {})).items():
-        hit = np.abs(stored - np.float64(value)) <= BINARY_TOLERANCE * max(1.0, abs(value))
+    meant = {0.0: 0, 1.0: 1} | dict(values or {})
+    for value, to in meant.items():
+        if whole:
+            hit = stored == int(value) if float(value).is_integer() else np.zeros(stored.shape, bool)
+        else:
+            hit = np.abs(stored - np.float64(value)) <= _reach(value, meant)
         known |= hit
         inside[hit] = bool(to)
         if values and value in values and hit.any():
-            mapped.append(f"MASK-MAPPED: {int(hit.sum())} voxels of {value:g} are taken as {to}, as told")
+            mapped.append(f"MASK-MAPPED: {int(hit.sum())} voxels of {_text(value)} are taken as {to}, as told")
     if not known.all():
         raise _refusal(stored, stored.size - int(np.count_nonzero(known)), path)
     off = 0.0 if whole or values else float(np.abs(stored - inside).max(initial=0))
@@ -98,9 +111,19 @@ def to_binary(
     return inside, tuple(mapped)
 
 
+def _reach(value: float, meant: Mapping[float, int]) -> float:
+    """How far off a real number may be to be taken for ``value``: never as far as half-way to another one."""
+    gap = min(abs(value - other) for other in meant if other != value)
+    return min(max(BINARY_TOLERANCE, _ROUNDING * abs(value)), 0.49 * gap)
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
+
+
 def _refusal(stored: np.ndarray, wrong: int, path: Path) -> InputError:
     values = np.unique(np.asarray(stored, np.float64))
-    some = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
+    some = ", ".join(_text(value) for value in values[:6]) + (", ..." if len(values) > 6 else "")
     return InputError(
         "MASK-VALUES",
         f"{wrong} voxels are neither 0 nor 1 (values {some})",

@@ -31,11 +31,12 @@ class Volume:
 
     Attributes:
         data: (X, Y, Z) float32 image, or uint8 mask.
-        affine: (4, 4) float64, canonical voxel -> RAS mm.
+        affine: (4, 4) float64, canonical voxel -> RAS mm, also where the file is in metres or micrometres (what
+            ``write_nifti`` makes of it is in the file's own unit again).
         orientation: of the file, for example "LAS".
         path: the file, or None for one made in memory.
         notes: what is odd about the file but did not stop it, each as "CODE: fact" (NIFTI-FORMS-NEAR, NIFTI-NOFORM,
-            NIFTI-AXES, NIFTI-BYTES, NIFTI-ENDIAN, MASK-FLOAT, MASK-MAPPED, MASK-NOPLACE,
+            NIFTI-UNITS, NIFTI-SCALE, NIFTI-AXES, NIFTI-BYTES, NIFTI-ENDIAN, MASK-FLOAT, MASK-MAPPED, MASK-NOPLACE,
             MASK-TURNED).
     """
 
@@ -74,8 +75,8 @@ def read_image(path: str | Path, *, form: str | None = None, max_bytes: int = MA
 
     Raises:
         InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-4D, NIFTI-NAN, NIFTI-PIXDIM,
-            NIFTI-SHEAR, NIFTI-SINGULAR, NIFTI-AFFINE, NIFTI-FORMS, NIFTI-DTYPE, NIFTI-SCALE, NIFTI-DIMS or NIFTI-SIZE;
-            each names the file, the fact and how to mend it.
+            NIFTI-SHEAR, NIFTI-SINGULAR, NIFTI-AFFINE, NIFTI-FORMS, NIFTI-DTYPE, NIFTI-SCALE, NIFTI-DIMS,
+            NIFTI-OFFSET or NIFTI-SIZE; each names the file, the fact and how to mend it.
         SettingError: FORM-UNKNOWN.
     """
     raw = read_nifti_bytes(path, max_bytes=max_bytes)
@@ -137,7 +138,7 @@ def read_mask(
 
 
 def write_nifti(path: str | Path, data: np.ndarray, like: Volume, *, dtype: np.dtype | type | str) -> Path:
-    """Write a canonical (X, Y, Z) array in ``like``'s own axis order, affine and form codes.
+    """Write a canonical (X, Y, Z) array in ``like``'s own axis order, affine, unit and form codes.
 
     Atomic; the same array gives the same bytes (no time or name goes into the gzip header).
 

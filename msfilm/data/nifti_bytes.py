@@ -40,8 +40,8 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
     """Read one .nii or .nii.gz file to its very end, so that a truncation or a checksum error is found.
 
     Raises:
-        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-DIMS, NIFTI-SIZE, NIFTI-DTYPE
-            or NIFTI-SCALE.
+        InputError: NIFTI-MISSING, NIFTI-UNREADABLE, NIFTI-TRUNCATED, NIFTI-CRC, NIFTI-DIMS, NIFTI-SIZE, NIFTI-DTYPE,
+            NIFTI-OFFSET or NIFTI-SCALE.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -109,7 +109,8 @@ def read_nifti_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawNift
         notes.append("NIFTI-ENDIAN: big-endian file; read as such")
     dims = [int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1]]
     stored = np.frombuffer(content, header.get_data_dtype(), count=math.prod(dims), offset=_offset(header))
-    slope, intercept = _scaling(header, path)
+    slope, intercept, more = _scaling(header, path)
+    notes += more
     return RawNifti(path, header, stored.reshape(dims, order="F"), slope, intercept, tuple(notes))
 
 
@@ -193,7 +194,7 @@ def _header(start: bytearray, reader: _Reader, path: Path) -> tuple[nib.Nifti1He
         if kind is None:
             continue
         magic = bytes(start[344:348]) if size == 348 else bytes(start[4:8])
-        if magic not in (b"n+1\0", b"n+2\0"):
+        if magic != {348: b"n+1\0", 540: b"n+2\0"}[size]:
             break
         raw = bytes(reader.take(size)[:size])
         if len(raw) < size:
@@ -204,14 +205,15 @@ def _header(start: bytearray, reader: _Reader, path: Path) -> tuple[nib.Nifti1He
         return header, order == "big"
     raise InputError(
         "NIFTI-UNREADABLE",
-        f"not a single-file NIfTI: begins with {bytes(start[:4]).hex()}, magic {bytes(start[344:348])!r}",
+        f"not a single-file NIfTI: begins with {bytes(start[:4]).hex()}, magic {bytes(start[344:348])!r} (NIfTI-1) or "
+        f"{bytes(start[4:8])!r} (NIfTI-2)",
         where=path,
         mend="convert it to NIfTI again",
     )
 
 
 def _offset(header: nib.Nifti1Header) -> int:
-    return max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
+    return int(header["vox_offset"])
 
 
 def _check_header(header: nib.Nifti1Header, path: Path, max_bytes: int) -> int:
@@ -251,6 +253,14 @@ def _check_header(header: nib.Nifti1Header, path: Path, max_bytes: int) -> int:
         raise InputError(
             "NIFTI-SIZE", f"data are said to begin at byte {offset}", where=path, mend="export the file again"
         )
+    first = int(header["sizeof_hdr"]) + 4
+    if offset < first or offset != int(offset):  # here readers differ: by 4 bytes, or the header is taken for voxels
+        raise InputError(
+            "NIFTI-OFFSET",
+            f"data are said to begin at byte {offset:g} (vox_offset); the header takes the first {first}",
+            where=path,
+            mend="look where the data begin: export the file again, or set vox_offset to it",
+        )
     voxels = math.prod(dims[:count])
     size = _offset(header) + voxels * dtype.itemsize
     taken = max(size, voxels * 4)  # a uint8 file takes four times its bytes once it is read as float32
@@ -269,11 +279,12 @@ def _amount(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
-def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
-    """Slope 0 or NaN means unscaled (NIfTI-1 standard, and what other tools do with NaN)."""
+def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float, list[str]]:
+    """Slope, intercept and notes; a slope of 0 or NaN means unscaled (NIfTI-1 standard; NaN: what other tools do)."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
-        return 1.0, 0.0
+        lost = f"NIFTI-SCALE: a scale slope of {slope:g} means unscaled, so the intercept {intercept:g} is left out"
+        return 1.0, 0.0, [f"{lost}; some readers add it"] if intercept != 0 and not math.isnan(intercept) else []
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise InputError(
             "NIFTI-SCALE",
@@ -281,4 +292,4 @@ def _scaling(header: nib.Nifti1Header, path: Path) -> tuple[float, float]:
             where=path,
             mend="set scl_inter to 0, or save the file again",
         )
-    return slope, intercept
+    return slope, intercept, []

@@ -77,8 +77,8 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
 
     Raises:
         RunError: RUN-BUSY, RUN-EXISTS, RUN-CONFIG, RUN-STATE, RUN-WRITE, TRAIN-EMPTY, TRAIN-NO-LESION, TRAIN-NAN,
-            TRAIN-MEMORY, WEIGHTS-WRITE. Whatever it is, the folder keeps the last good epoch, from which ``resume`` goes
-            on.
+            TRAIN-MEMORY, WEIGHTS-WRITE. Whatever it is, the folder keeps the last good epoch, and ``resume`` goes on
+            from there.
         SettingError: MASK-UNKNOWN, CONTRAST-UNKNOWN, CENTRE-UNKNOWN, TRAIN-DEVICE.
         InputError: SPLIT-LEAK, SPLIT-FEW, WEIGHTS-CORRUPT.
     """
