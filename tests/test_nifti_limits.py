@@ -176,6 +176,15 @@ def test_a_negative_form_code_is_no_form(plain, codes):
     assert codes_of(volume) == ["NIFTI-NOFORM"] and volume.orientation == "LAS"
 
 
+@pytest.mark.parametrize("codes", [(0, 6), (6, 0), (99, 5), (5, 5)])
+def test_a_form_code_that_nifti_does_not_know_counts_as_in_simpleitk_and_is_noted(plain, codes):
+    """nibabel takes such a code for 0, so where no other form is left it puts the scan elsewhere."""
+    volume = read_image(patched(plain, (252, "2h", *codes)))
+    assert codes_of(volume) == ["NIFTI-FORMS"] * sum(code > 5 for code in codes)
+    np.testing.assert_allclose(volume.affine, np.diag([*SIZES, 1]), atol=1e-6)
+    assert SimpleITK.ReadImage(str(plain)).GetDirection() == (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+
+
 def test_a_form_with_a_negative_code_is_not_asked(plain):
     patched(plain, (252, "2h", -1, 1), (268, "f", 99))
     assert not read_image(plain).notes

@@ -146,7 +146,7 @@ def test_numbers_are_those_of_the_mask_counted_independently(page, found):
     voxel_mm3 = 0.75 * 0.75 * 4
     np.testing.assert_allclose(table["mm3"], np.array(sizes) * voxel_mm3)
     words = parsed(page).text
-    assert f"{found.lesion_mm3:.0f} mm³ marked in all" in words and "3 lesions of 3 voxels" in words
+    assert f"{found.lesion_mm3:.0f} mm³ marked in all" in words and "3 connected marks of 3 voxels" in words
     assert "4.5 mm³ are specks of fewer than 3 voxels" in words
     for size in sizes:
         assert f"{size * voxel_mm3:.1f}" in words

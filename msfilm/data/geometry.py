@@ -20,6 +20,7 @@ PIXDIM_TOLERANCE = 1e-2  # relative, voxel size in the header against the affine
 SMALLEST, LARGEST = 0.01, 50.0  # mm a voxel: from ex-vivo microscopy to a scout; beyond it the unit is wrong
 UNITS = {0: ("mm", 1.0), 1: ("metres", 1e3), 2: ("mm", 1.0), 3: ("micrometres", 1e-3)}  # of xyzt_units -> mm
 FARTHEST = 1e9  # mm: 1000 km; NIfTI-2 can hold numbers whose squares no float holds
+LAST_CODE = 5  # of a form: 1 scanner to 4 MNI, 5 another template
 FORMS_TOLERANCE = 0.5  # of a voxel, at the corner where qform and sform differ most
 
 
@@ -65,6 +66,12 @@ def check_affine(
     if not any(present.values()):
         noform = "NIFTI-NOFORM: qform and sform codes are both 0: the orientation is a guess (LAS, centred)"
         return _in_mm(header.get_base_affine(), scale), (*notes, noform)
+    notes += tuple(
+        f"NIFTI-FORMS: the {name} has the code {header[f'{name}_code']}, which NIfTI does not know; some readers leave it "
+        "out, it counts here"
+        for name in FORMS
+        if int(header[f"{name}_code"]) > LAST_CODE
+    )
     both = all(present.values())
     forms = {}
     for name in FORMS:

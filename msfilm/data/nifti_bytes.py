@@ -267,8 +267,8 @@ def _check_header(header: nib.Nifti1Header, path: Path, max_bytes: int) -> int:
     if taken > max_bytes:
         raise InputError(
             "NIFTI-SIZE",
-            f"{' x '.join(map(str, dims[:count]))} voxels of {dtype.name} take {_amount(taken)}; the "
-            f"limit is {_amount(max_bytes)}",
+            f"{' x '.join(map(str, dims[:count]))} voxels of {dtype.name} take {_amount(taken)} once "
+            f"read as float32; the limit is {_amount(max_bytes)}",
             where=path,
             mend="crop the scan, or mend its header",
         )

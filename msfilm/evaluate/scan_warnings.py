@@ -114,7 +114,7 @@ def _amounts(found: Segmentation, lesions: pd.DataFrame, sensitive: Sensitivity)
                              f"{_sentence(sensitive.missing)}.", False))
     frail = [number for number, times in sensitive.again.items() if times < len(sensitive.moves)]
     if frail:
-        warned.append(Warned(f"Lesion {_listed(frail)} is not found again when centre or scale change a little",
+        warned.append(Warned(f"Mark {_listed(frail)} is not found again whenever centre or scale change a little",
                              "Take such a mark as a place to look at and no more.", False))
     if found.mask.any() and not len(lesions):
         warned.append(Warned("All that is marked are specks of one or two voxels", "They count as no lesion.", False))
