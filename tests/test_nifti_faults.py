@@ -180,7 +180,7 @@ def test_size_cap_is_a_setting(tmp_path, plain):
 
 def test_bytes_that_grow_fourfold_when_read_count_as_what_they_take(tmp_path):
     path = write_plain(tmp_path / "a.nii.gz", np.zeros((100, 100, 100)), np.eye(4), np.uint8)
-    assert "4 MB; the limit is 3 MB" in refused(path, "NIFTI-SIZE", max_bytes=3_000_000).what
+    assert "take 4 MB once read as float32; the limit is 3 MB" in refused(path, "NIFTI-SIZE", max_bytes=3_000_000).what
     assert read_image(path, max_bytes=4_000_400).data.shape == (100, 100, 100)
 
 

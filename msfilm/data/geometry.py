@@ -67,8 +67,8 @@ def check_affine(
         noform = "NIFTI-NOFORM: qform and sform codes are both 0: the orientation is a guess (LAS, centred)"
         return _in_mm(header.get_base_affine(), scale), (*notes, noform)
     notes += tuple(
-        f"NIFTI-FORMS: the {name} has the code {header[f'{name}_code']}, which NIfTI does not know; some readers leave it "
-        "out, it counts here"
+        f"NIFTI-FORMS: the {name} has the code {int(header[f'{name}_code'])}, which NIfTI does not know; some readers "
+        "leave it out, it counts here"
         for name in FORMS
         if int(header[f"{name}_code"]) > LAST_CODE
     )
