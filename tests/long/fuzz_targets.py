@@ -148,12 +148,12 @@ def sidecar(content: bytes, folder: Path) -> bool:
 
 
 def participants(content: bytes, folder: Path) -> bool:
-    """Centres are texts, or the fault is named."""
+    """Centres are texts (empty where the table leaves them so), or the fault is named."""
     write(folder, "participants.tsv", content)
     with lawful() as kept:
         centres, faults = read_centres(folder)
         kept[0] = not faults
-        if any(not isinstance(part, str) or not part for pair in centres.items() for part in pair):
+        if any(not who.startswith("sub-") or not isinstance(centre, str) for who, centre in centres.items()):
             raise LawBroken(f"centres {centres}")
     return kept[0]
 
