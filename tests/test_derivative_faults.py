@@ -246,6 +246,10 @@ def test_one_scans_mask_is_written_over_only_if_msfilm_made_it(scans, tmp_path):
         (tmp_path / name).unlink()
     for threshold in (0.5, 0.5, 1e-6):
         assert work(out, threshold=threshold, probability=tmp_path / "o_p.nii.gz").path == out
+    older = json.loads((tmp_path / "o.json").read_text())
+    del older["mask_sha256"]  # as records of single masks once were
+    (tmp_path / "o.json").write_text(json.dumps(older))
+    assert work(out, probability=tmp_path / "o_p.nii.gz").path == out
     image = nib.load(out)
     nib.save(nib.Nifti1Image(1 - np.asarray(image.dataobj), image.affine), out)
     by_hand = out.read_bytes()

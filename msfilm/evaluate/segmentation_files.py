@@ -83,13 +83,16 @@ def check_free(targets: dict[str, Path]) -> None:
     if "mask" not in targets:
         return
     try:
-        ours = is_segmentation(read_json(targets["record"]))
+        said = read_json(targets["record"])
     except InputError:
-        ours = False
+        said = {}
+    ours = is_segmentation(said)
     there = [path for path in targets.values() if path.exists()]
     if there and not ours:
         raise InputError("OUT-EXISTS", "this file is not one that msfilm segment wrote, so it is not written over",
                          where=there[0], mend="choose another name, or --overwrite (overwrite=True)")  # fmt: skip
+    if ours and not {"mask_sha256", "replaces_sha256"} & said.keys():
+        return  # records of single masks once had no hash of the mask
     try:
         record_of(targets["mask"], targets["record"])
     except InputError as error:
