@@ -4,27 +4,36 @@ file.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
 import numpy as np
+import psutil
 
 from msfilm import __version__
-from msfilm.errors import InputError
+from msfilm.errors import InputError, RunError
 
-__all__ = ["atomic_folder", "atomic_path", "check_aliases", "json_bytes", "made_by", "read_json", "sha256_array",
-           "sha256_file", "sha256_json", "shallow", "strangers", "write_json"]
+__all__ = ["atomic_folder", "atomic_path", "check_aliases", "json_bytes", "made_by", "read_json", "ready_folder",
+           "sha256_array", "sha256_file", "sha256_json", "shallow", "strangers", "write_json"]
+
+_NOBODYS = (".DS_Store", "Thumbs.db", "desktop.ini")
+_mine: set[Path] = set()   # temporary folders that this process fills
+_guard = threading.Lock()
 
 
 @contextmanager
@@ -48,23 +57,33 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` and put it in ``path``'s place on success.
+    """Yield a temporary folder beside ``path`` and put it in ``path``'s place on success; a link is followed.
 
-    An older folder is moved aside first and removed last, so there is always a complete one on disk.
+    On Linux the older folder and the new one change places in one step. Elsewhere the older one is moved aside first
+    and removed last, so there is always a complete one on disk: after a kill in between, the next start brings it back.
+
+    Raises:
+        OSError: also before anything is written, where ``path`` cannot be replaced (a mount point, a file).
     """
-    path = Path(path)
+    path, fact = _real(path)
+    if fact or path.is_file():
+        raise OSError(errno.EBUSY, fact or "is a file, no folder", str(path))
+    _settle(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-", dir=path.parent))
+    with _guard:
+        temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-{_host()}-{os.getpid()}-", dir=path.parent))
+        _mine.add(temporary)
     temporary.chmod(0o755)  # mkdtemp makes it private; the result is an ordinary folder
     old = temporary.with_name(temporary.name + "-old")
     try:
         yield temporary
         for left in reversed(range(10)):   # another process may put its folder there at this very moment
             try:
-                if path.exists():
-                    shutil.rmtree(old, ignore_errors=True)
-                    os.replace(path, old)
-                os.replace(temporary, path)
+                if not _exchange(temporary, path):
+                    if path.exists():
+                        shutil.rmtree(old, ignore_errors=True)
+                        os.replace(path, old)
+                    os.replace(temporary, path)
                 break
             except OSError:
                 if not left or not temporary.exists():
@@ -76,11 +95,77 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+        _mine.discard(temporary)
+
+
+def ready_folder(path: str | Path, *, target: str, write: str) -> Path:
+    """The folder that ``path`` stands for, links followed, where ``atomic_folder`` can replace it: to be asked before
+    the work begins. What a killed process left is put right: an older folder that it had moved aside is back.
+
+    Raises:
+        InputError: ``target``, a folder that no program can replace. RunError: ``write``, the disk refuses.
+    """
+    try:
+        real, fact = _real(path)
+        if fact:
+            raise InputError(target, f"{fact}, and cannot be replaced as a whole", where=path,
+                             mend="name a folder within it" if real.is_dir() else "name another folder")
+        above = next(place for place in real.parents if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            number = errno.EACCES if above.is_dir() else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(above))
+        _settle(real)
+        return real
+    except OSError as error:
+        raise RunError(write, f"cannot write: {error.strerror or error}", where=error.filename or path,
+                       mend="check permissions, or name another folder; nothing was changed") from error
+
+
+def _real(path: str | Path) -> tuple[Path, str]:
+    """The path with its links followed, and why no folder can take its place ('' where one can)."""
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        return real, "is a link that leads to itself"
+    if os.path.ismount(real):
+        return real, "is a mount point"
+    with suppress(FileNotFoundError, NotADirectoryError):   # nothing there, or no longer
+        if os.path.samefile(real, os.curdir):
+            return real, "is the folder in which this runs"
+    return real, ""
+
+
+def _settle(path: Path) -> None:
+    """Put right what processes of this machine left that were killed while they replaced ``path``."""
+    ours = re.compile(rf"(\.tmp-{re.escape(path.name)}-{_host()}-(\d+)-\w{{8}})(-old)?")
+    with _guard:
+        names = os.listdir(path.parent) if path.parent.is_dir() else []
+        for found in filter(None, map(ours.fullmatch, names)):
+            pid = int(found[2])
+            if path.with_name(found[1]) in _mine if pid == os.getpid() else psutil.pid_exists(pid):
+                continue   # it is still at work
+            if found[3] and not path.exists():
+                os.replace(path.with_name(found[0]), path)
+            else:
+                shutil.rmtree(path.with_name(found[0]), ignore_errors=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:4]
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; whether the system could."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:   # -100: AT_FDCWD, 2: RENAME_EXCHANGE
+        return ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0
+    except (AttributeError, OSError):   # another C library
+        return False
 
 
 def strangers(folder: str | Path, known: Collection[str]) -> list[str]:
     """Names in ``folder`` that are not ``known``; a file's own name where it is no folder. To be asked before a folder
-    is replaced as a whole. What a killed process left half-written (``.tmp-*``) is nobody's.
+    is replaced as a whole. Nobody's: what a killed process left half-written (``.tmp-*``), what file managers write.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -88,7 +173,7 @@ def strangers(folder: str | Path, known: Collection[str]) -> list[str]:
     if not folder.is_dir():
         return [folder.name]
     names = (path.name for path in folder.iterdir())
-    return sorted(name for name in names if name not in known and not name.startswith(".tmp-"))
+    return sorted(name for name in names if name not in {*known, *_NOBODYS} and not name.startswith(".tmp-"))
 
 
 def write_json(path: str | Path, content: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -12,12 +13,13 @@ import pandas as pd
 from msfilm import __version__
 from msfilm.data.slices import ScanMasks, SliceSet
 from msfilm.errors import InputError, RunError
-from msfilm.files import atomic_folder, read_json, sha256_file, sha256_json, strangers, write_json
+from msfilm.files import atomic_folder, read_json, ready_folder, sha256_file, sha256_json, strangers, write_json
 
 __all__ = ["check_target", "finish_folder", "load_slices", "save_slices", "scan_entry", "write_refused"]
 
 _FORMAT = 1
 _INDEX = "slices.json"
+_OWN = re.compile(r"(images|(mask|scan)-.+)\.npy|(table|volumes)\.parquet|refused\.json")
 _NPY_HEADER = 10_000  # bytes; that of a crop array has about a hundred
 
 
@@ -53,8 +55,14 @@ def save_slices(slices: SliceSet, folder: str | Path, *, extra: dict[str, Any] |
 
 
 def check_target(folder: str | Path) -> Path:
-    """The folder as a path. Raises InputError SLICES-TARGET where it holds anything else than a set of slices."""
+    """The folder as a path, before the work begins.
+
+    Raises:
+        InputError: SLICES-TARGET where it holds anything else than a set of slices, or cannot be replaced (a mount).
+        RunError: SLICES-WRITE where nothing can be written beside it.
+    """
     folder = Path(folder)
+    ready_folder(folder, target="SLICES-TARGET", write="SLICES-WRITE")
     try:
         index = folder / _INDEX
         own = {_INDEX, *_files_of(index)} if index.is_file() else set()
@@ -74,11 +82,11 @@ def check_target(folder: str | Path) -> Path:
 
 
 def _files_of(index: Path) -> set[str]:
-    """Names of the files that a set says are its own; of a broken one, those that look like it."""
+    """Names of the files that a set says are its own; of a broken one, those that sets have."""
     try:
         return set(read_json(index)["sha256"])
     except (InputError, KeyError, TypeError):
-        return {path.name for path in index.parent.iterdir() if path.suffix in (".npy", ".parquet", ".json")}
+        return {path.name for path in index.parent.iterdir() if _OWN.fullmatch(path.name)}
 
 
 def write_refused(folder: Path, error: OSError) -> RunError:

@@ -27,7 +27,7 @@ from msfilm.evaluate.summary import (
     score_volumes,
     summarise,
 )
-from msfilm.files import atomic_folder, made_by, read_json, strangers, write_json
+from msfilm.files import atomic_folder, made_by, read_json, ready_folder, strangers, write_json
 from msfilm.model.weights import load_network
 from msfilm.train.targets import has_mask
 from msfilm.train.tensors import slices_hash
@@ -204,7 +204,7 @@ def evaluate(
             raise SettingError("SCORE-RULE", f"{name}_rule={rule!r}", mend=suggest(rule, rules))
     run = Path(run)
     folder = run / f"evaluate-{split}" if out is None else Path(out)
-    if lost := strangers(folder, _FILES):
+    if lost := strangers(ready_folder(folder, target="REPORT-TARGET", write="REPORT-WRITE"), _FILES):
         raise SettingError("REPORT-TARGET", f"{lost[0]} in it would be lost", where=folder, mend="name a new folder")
     network = load_network(run)
     slices = slices if isinstance(slices, SliceSet) else SliceSet.load(slices)
