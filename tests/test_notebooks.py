@@ -112,3 +112,27 @@ def test_a_scan_of_ones_own(run, mirror, place, tmp_path):
     assert (tmp_path / "segmented" / "t2_label-lesion_mask.nii.gz").is_file()
     assert "same grid as the scan: True" in text
     _assert_both_ways(notebook)
+
+
+def test_a_network_that_is_told_nothing_is_not_compared_with_itself(run, mirror, tmp_path):
+    how, notebook = run(numbered("13"), "13_told_nothing", NETWORK="unet-small", DATA_DIR=str(tmp_path))
+    text = "".join(printed(cell) for cell in code_cells(notebook))
+    assert not how.error
+    assert "told nothing about the scan's contrast" in text and "unet-small (not told)" in text
+    assert "told T2star" not in text and "told the other" not in text
+    _assert_both_ways(notebook)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"NETWORK": "unet-smal"}, "NETWORK-UNKNOWN.*did you mean 'unet-small'.*known: (?!.*cord-localiser)"),
+        ({"NETWORK": "cord-localiser"}, "NETWORK-KIND.*finds the cord"),
+        ({"IMAGE": "."}, "NIFTI-MISSING.*a folder, not one scan"),
+        ({"IMAGE": "no such.nii.gz"}, "NIFTI-MISSING.*no such file"),
+    ],
+    ids=["mistyped", "localiser", "folder", "missing"],
+)
+def test_what_it_cannot_take_is_refused_by_name(run, tmp_path, given, said):
+    how, _ = run(numbered("13"), f"13_{'_'.join(given.values())}".replace(".", ""), DATA_DIR=str(tmp_path), **given)
+    assert re.search(said, str(how.error), re.DOTALL), how.error

@@ -57,13 +57,13 @@ def bend_mm(grid: CropGrid) -> np.ndarray:
 
 
 def lesion_table(found: Segmentation) -> tuple[pd.DataFrame, np.ndarray]:
-    """The lesions marked (26-connected, 3 voxels or more), the largest first, and a volume of their numbers.
+    """The marks (26-connected, 3 voxels or more), the largest first, and a volume of their numbers.
 
     Returns:
-        A row a lesion: lesion (1, 2 ..), mm3, voxels, first_z, last_z, z (where it is largest), length_mm, side (right,
-        left, middle: of its centre from the cord's), right_mm, front_mm, up_mm (of its centre: scanner mm, RAS),
-        from_centre_mm (median distance of its voxels from the cord's centre, in the slice), probability (mean),
-        doubts (words, '' for none); and labels (X, Y, Z).
+        A row a mark: lesion (its number: 1, 2 ..), mm3, voxels, first_z, last_z, z (where it is largest), length_mm,
+        side (right, left, middle: of its centre from the cord's), right_mm, front_mm, up_mm (of its centre: scanner
+        mm, RAS), from_centre_mm (median distance of its voxels from the cord's centre, in the slice), probability
+        (mean), doubts (words, '' for none); and labels (X, Y, Z).
     """
     labels = lesion_labels(found.mask, min_voxels=MIN_VOXELS)
     sizes = np.bincount(labels.ravel(), minlength=1)[1:]
@@ -96,7 +96,7 @@ def lesion_table(found: Segmentation) -> tuple[pd.DataFrame, np.ndarray]:
 def _doubts(row: dict[str, Any], grid: CropGrid) -> str:
     words = []
     if row["from_centre_mm"] > FAR_MM:
-        words.append("false: no cord lies so far from the centre")
+        words.append("false, if the centre is right: no cord lies so far from it")
     if row["probability"] < 0.65:
         words.append("near the threshold")
     if row["voxels"] < 10:
@@ -111,8 +111,8 @@ def slice_table(found: Segmentation) -> pd.DataFrame:
 
     Returns:
         z; right_mm2, left_mm2, far_mm2 (marked on either side of the cord's centre, or more than 8 mm from it:
-        certainly false); centre_right_mm, centre_front_mm (scanner mm, RAS); bend_mm; padded (share of the crop beyond
-        the scan); probability (the highest).
+        false, if the centre lies in the cord); centre_right_mm, centre_front_mm (scanner mm, RAS); bend_mm; padded
+        (share of the crop beyond the scan); probability (the highest).
     """
     voxel, affine, grid = found.image.voxel_mm, found.image.affine, found.grid
     _, padded = crop(found.image.data, grid)
@@ -186,9 +186,9 @@ class Sensitivity:
 
     Attributes:
         thresholds: threshold and mm3.
-        moves: change, mm3, dice (with the mask as it is), lesions (of those of ``lesion_table`` found again: a voxel of
+        moves: change, mm3, dice (with the mask as it is), lesions (marks of ``lesion_table`` found again: a voxel of
             each is marked); empty where the network is not at hand.
-        again: lesion -> in how many of the changes it was found again.
+        again: number of a mark -> in how many of the changes it was found again.
         missing: why ``moves`` is empty, or ''.
     """
 

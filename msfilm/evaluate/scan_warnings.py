@@ -114,10 +114,12 @@ def _amounts(found: Segmentation, lesions: pd.DataFrame, sensitive: Sensitivity)
                              f"{_sentence(sensitive.missing)}.", False))
     frail = [number for number, times in sensitive.again.items() if times < len(sensitive.moves)]
     if frail:
-        warned.append(Warned(f"Mark {_listed(frail)} is not found again whenever centre or scale change a little",
+        who = f"Mark {frail[0]} is" if len(frail) == 1 else f"Marks {_listed(frail)} are"
+        warned.append(Warned(f"{who} not found again every time that centre or scale change a little",
                              "Take such a mark as a place to look at and no more.", False))
     if found.mask.any() and not len(lesions):
-        warned.append(Warned("All that is marked are specks of one or two voxels", "They count as no lesion.", False))
+        warned.append(Warned("All that is marked are specks of one or two voxels",
+                             "Specks so small are not counted as marks.", False))
     return warned
 
 

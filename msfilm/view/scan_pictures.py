@@ -27,6 +27,8 @@ _AWAY = "vermillion", (0, (1, 1))  # marks where no cord can be
 _CURVE, _BOX = OKABE_ITO["sky"], OKABE_ITO["yellow"]
 _HALF_MM = 13.5  # half the side of what is shown of a slice: cord and canal with room to spare
 _LEAST = 0.01  # of a probability that is counted
+_WIDE = 7.8  # inches: about what a printed page holds, so that 9 pt stay 9 pt on paper
+_SLICE_PT = 12  # of letters, scale and numbers on a slice, which a screen shows at two thirds
 
 
 def slice_figures(found: Segmentation, labels: np.ndarray, slices: pd.DataFrame, *,
@@ -35,7 +37,7 @@ def slice_figures(found: Segmentation, labels: np.ndarray, slices: pd.DataFrame,
 
     Args:
         found: what was segmented.
-        labels: (X, Y, Z) numbers of the lesions, which stand beside their outlines.
+        labels: (X, Y, Z) numbers of the marks, which stand beside their outlines.
         slices: of ``slice_table``.
         probability: a third picture, in cividis.
 
@@ -72,6 +74,8 @@ def slice_figures(found: Segmentation, labels: np.ndarray, slices: pd.DataFrame,
         for ax in axes:
             _letters(ax)
             _scale_bar(ax, width, height, grid.spacing_mm)
+            for text in ax.texts:
+                text.set_fontsize(_SLICE_PT)
         yield z, figure, _slice_alt(z, facts.loc[z], sorted(set(np.unique(labels[:, :, z]).tolist()) - {0}))
 
 
@@ -104,7 +108,7 @@ def _away(shape: tuple[int, int], spacing_mm: float) -> np.ndarray:
 
 
 def _numbers(ax: Axes, labels: np.ndarray, grid: CropGrid, k: int, inner: slice) -> None:
-    """The number of each lesion, on the side of it that looks away from the cord's centre."""
+    """The number of each mark, on the side of it that looks away from the cord's centre."""
     for number in np.unique(labels[labels > 0]):
         x, y = np.nonzero(labels == number)
         place = []
@@ -120,13 +124,13 @@ def _numbers(ax: Axes, labels: np.ndarray, grid: CropGrid, k: int, inner: slice)
                 bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "edgecolor": "none"})
 
 
-def _slice_alt(z: int, row: pd.Series, lesions: list[int]) -> str:
+def _slice_alt(z: int, row: pd.Series, marks: list[int]) -> str:
     parts = [f"{row[f'{side}_mm2']:.1f} mm2 on the patient's {side}" for side in ("right", "left")
              if row[f"{side}_mm2"] > 0]
     if row["far_mm2"] > 0:
-        parts.append(f"{row['far_mm2']:.1f} mm2 where no cord can be")
+        parts.append(f"{row['far_mm2']:.1f} mm2 where no cord can be, if the centre is right")
     said = "marked: " + ", ".join(parts) if parts else "nothing is marked"
-    named = f" (lesion {', '.join(map(str, lesions))})" if lesions else ""
+    named = f" (mark {', '.join(map(str, marks))})" if marks else ""
     return (f"Slice z = {z}: the crop round the cord, without and with the network's outline; {said}{named}. "
             f"Highest probability {row['probability']:.2f}. Not for diagnosis.")
 
@@ -145,8 +149,8 @@ def where_figure(found: Segmentation, points_mm: np.ndarray | None = None) -> Fi
     limits = _limits(data[tuple(slice(None, None, max(1, side // 64)) for side in data.shape)])
     tall, half = data.shape[2] * voxel[2], grid.size * grid.spacing_mm / 2
     wide = [data.shape[1] * voxel[1], data.shape[0] * voxel[0]]
-    height = float(np.clip(9.2 * tall / sum(wide), 2.2, 6.0))
-    figure = Figure(figsize=(9.4, height + 0.75), layout="constrained", facecolor="white")
+    height = float(np.clip((_WIDE - 0.2) * tall / sum(wide), 2.2, 6.0))
+    figure = Figure(figsize=(_WIDE, height + 0.75), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2, width_ratios=wide)
     at = np.arange(data.shape[2])
     fixed = [np.clip(np.rint(line), 0, side - 1).astype(int) for line, side in zip(along, data.shape, strict=False)]
@@ -180,10 +184,9 @@ def where_figure(found: Segmentation, points_mm: np.ndarray | None = None) -> Fi
 
 
 def _letters_of(ax: Axes, letters: str) -> None:
-    """Letters at left, right, top and bottom, for any plane."""
-    _letters(ax, "")
+    """Letters at left, right, top and bottom, for any plane; the last two in the corner, as the line ends midway."""
     for letter, (x, y, ha, va) in zip(letters, ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
-                                                (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom")),
+                                                (0.02, 0.98, "left", "top"), (0.02, 0.02, "left", "bottom")),
                                       strict=True):
         ax.text(x, y, letter, transform=ax.transAxes, ha=ha, va=va, color="white", fontsize=10, fontweight="bold",
                 bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "edgecolor": "none"})
@@ -198,7 +201,7 @@ def _plain(ax: Axes) -> None:
 
 def position_figure(slices: pd.DataFrame) -> Figure:
     """Where the cord's centre was put, slice by slice, and how far each lies from the line between its neighbours."""
-    figure = Figure(figsize=(9.4, 2.7), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(_WIDE, 2.7), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     for column, name, colour, style, marker in (("centre_right_mm", "to the right", "blue", "-", "o"),
                                                 ("centre_front_mm", "to the front", "vermillion", _STYLE, "s")):
@@ -243,7 +246,7 @@ def intensity_figure(found: Intensities) -> Figure:
 def chance_figure(found: Segmentation) -> Figure:
     """How sure the network is: voxels by probability, the threshold among them; and the highest in each slice."""
     threshold = found.record["settings"]["threshold"]
-    figure = Figure(figsize=(9.4, 2.7), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(_WIDE, 2.7), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     values = found.probability[found.probability >= _LEAST]
     counts, edges = np.histogram(values, np.linspace(0, 1, 21))
@@ -271,7 +274,7 @@ def chance_figure(found: Segmentation) -> Figure:
 def sensitivity_figure(found: Sensitivity, threshold: float, mm3: float) -> Figure:
     """Volume against the threshold, and what it becomes when centre or scale are a little off."""
     moves = len(found.moves) > 0
-    figure = Figure(figsize=(9.4 if moves else 5.0, 2.7), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(_WIDE if moves else 5.0, 2.7), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2 if moves else 1, squeeze=False)[0]
     left = axes[0]
     left.plot(found.thresholds["threshold"], found.thresholds["mm3"], color=OKABE_ITO["blue"], marker="o",

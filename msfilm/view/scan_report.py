@@ -99,7 +99,7 @@ def scan_report(
         facts=_facts(segmentation, slices),
         made_with=_made_with(segmentation, network),
         outcome=_outcome(segmentation, lesions, slices, sensitive),
-        lesions=lesions.to_dict("records"), sensitive=sensitive, moves=len(sensitive.moves), min_voxels=MIN_VOXELS,
+        marks=_marks(lesions, sensitive), sensitive=sensitive, moves=len(sensitive.moves), min_voxels=MIN_VOXELS,
         pictures=_slice_pictures(segmentation, labels, slices, notes, probability, dpi),
         probability=probability, window_mm=window_mm(segmentation), grey=grey_limits(segmentation),
         crop_mm=segmentation.grid.size * segmentation.grid.spacing_mm,
@@ -188,6 +188,16 @@ def _outcome(found: Segmentation, lesions: Any, slices: Any, sensitive: Any) -> 
             "least": min(values), "most": max(values)}
 
 
+def _marks(lesions: Any, sensitive: Any) -> list[dict[str, Any]]:
+    """A row a mark; one that a small change loses is doubtful for that."""
+    rows, moves = lesions.to_dict("records"), len(sensitive.moves)
+    for row in rows:
+        if moves and (times := sensitive.again[row["lesion"]]) < moves:
+            lost = f"lost in {moves - times} of {moves} small changes"
+            row["doubts"] = "; ".join(filter(None, [row["doubts"], lost]))
+    return rows
+
+
 def _slice_pictures(found: Segmentation, labels: np.ndarray, slices: Any, notes: Any, probability: bool,
                     dpi: int) -> list[dict[str, Any]]:
     said = {int(z): str(line) for z, line in notes.items()} if isinstance(notes, Mapping) else {}
@@ -195,13 +205,14 @@ def _slice_pictures(found: Segmentation, labels: np.ndarray, slices: Any, notes:
     pictures = []
     for z, figure, alt in slice_figures(found, labels, slices, probability=probability):
         row = facts.loc[z]
-        doubts = [f"marks where no cord can be: {row['far_mm2']:.1f} mm²"] if row["far_mm2"] > 0 else []
+        doubts = [f"farther off, where no cord can be: {row['far_mm2']:.1f} mm²"] if row["far_mm2"] > 0 else []
         if row["bend_mm"] > BEND_MM:
             doubts.append(f"centre {row['bend_mm']:.1f} mm off its neighbours' line")
         if row["padded"] > 0.05:
             doubts.append(f"{row['padded']:.0%} of the crop lies beyond the scan")
         pictures.append({"z": z, "tag": image_tag(figure, alt, dpi=dpi), "right": row["right_mm2"], "note": said.get(z),
-                         "left": row["left_mm2"], "probability": row["probability"], "doubts": doubts})
+                         "left": row["left_mm2"], "far": row["far_mm2"], "probability": row["probability"],
+                         "doubts": doubts})
     return pictures
 
 
