@@ -58,8 +58,8 @@ PILOT = ("Six trainings of about a minute went before, after the expectations we
          "When four networks of the series were done and time ran short, networks for one contrast were cut from twice "
          "as many passes to as many, and the fold of patient 07 was put last, since its first network had learned "
          "nothing. That first series, of 10 epochs, is kept (brain-lesions-10-epochs.json; 27 of 42 networks were "
-         "trained in the time there was). It had hardly begun to learn, so the whole series was repeated with 60 epochs "
-         "and nothing else changed: with the first result known, the expectations left as they stood.")
+         "trained in the time there was). It had hardly begun to learn, so the whole series was repeated with 60 "
+         "epochs and nothing else changed: with the first result known, the expectations left as they stood.")
 CITE = ("Lesjak, Galimzianova, Koren, Lukin, Pernus, Likar, Spiclin: A Novel Public MR Image Dataset of Multiple "
         "Sclerosis Patients With Lesion Segmentations Based on Multi-rater Consensus. Neuroinformatics (2017), "
         "doi 10.1007/s12021-017-9348-7. CC-BY.")

@@ -10,7 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import oriented_affine, write_plain
+from typer.testing import CliRunner
 
+from msfilm.cli import app
 from msfilm.data.cast import checked_cast
 from msfilm.data.check import check, known_contrasts
 from msfilm.data.lay_out import lay_out_bids
@@ -113,6 +115,30 @@ def test_a_check_writes_nothing_and_tells_each_volumes_verdict(tmp_path):
     assert report.counts == {"good": 2, "warned": 0, "refused": 1} and report.volumes["codes"].iloc[1] == "NIFTI-NAN"
     assert "3 volumes: 2 good, 0 warned, 1 refused; contrasts T2w (3)" in report.text()
     assert json.loads(report.save(tmp_path / "a.json").read_text()) == report.entries()
+
+
+def test_the_list_replaces_an_earlier_one_and_nothing_else(tmp_path):
+    """A mistyped --json must cost nobody a scan: it is refused before anything is read."""
+    dataset = make_fault(4, tmp_path / "data")
+    scan = next(dataset.rglob("*_T2w.nii.gz"))
+    (tmp_path / "mine.json").write_text('{"EchoTime": 0.1}')
+    (tmp_path / "rows.json").write_text('[1, {"path": "a"}]')
+    report = check(dataset, progress=False)
+    before = snapshot(tmp_path)
+    for path in (scan, tmp_path / "mine.json", tmp_path / "rows.json", dataset):
+        with pytest.raises(RunError, match="OUT-EXISTS"):
+            report.save(path)
+        told = CliRunner().invoke(app, ["check", str(dataset), "--json", str(path), "--quiet"])
+        assert isinstance(told.exception, RunError) and "volumes" not in told.output
+    assert snapshot(tmp_path) == before
+    (tmp_path / "a.json").write_text("[]")   # of a data set without a fault
+    for _ in range(2):
+        assert json.loads(report.save(tmp_path / "a.json").read_text()) == report.entries()
+
+
+def test_a_crop_that_cannot_be_is_refused_once_not_volume_by_volume(tmp_path):
+    with pytest.raises(SettingError, match="CROP-SETTING"):
+        check(make_fault(4, tmp_path / "data"), spacing_mm=float("nan"), progress=False)
 
 
 def test_every_fault_of_a_volume_is_named_at_once(tmp_path):

@@ -583,6 +583,24 @@ def test_a_run_that_has_lost_a_file_is_not_started_anew_over_what_is_left(slices
     assert {path.name: sha256_file(path) for path in run.iterdir()} == left
 
 
+def test_the_checkpoint_of_another_run_is_not_gone_on_from(slices, alone, tmp_path):
+    """Two runs of one architecture: the shapes fit, the numbers are somebody else's."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(alone, run)
+    fit(slices, replace(QUICK, seed=QUICK.seed + 1), other, progress=False)
+    assert json.loads((run / "config.json").read_text())["threads"] == torch.get_num_threads()
+    shutil.copy(other / "state.safetensors", run / "state.safetensors")
+    left = {path.name: sha256_file(path) for path in run.iterdir()}
+    with pytest.raises(RunError, match=r"RUN-STATE.*another run's"):
+        fit(slices, QUICK, run, resume=True, progress=False)
+    assert {path.name: sha256_file(path) for path in run.iterdir()} == left
+    model = UNet(UNetConfig(depth=1, filters=1))
+    adam = torch.optim.Adam(model.parameters())
+    for key in ("", "mine"):   # a checkpoint of before there were keys, and one's own, are taken
+        save_state(tmp_path / "state.safetensors", model, adam, [{"epoch": 1}], key)
+        assert load_state(tmp_path / "state.safetensors", model, adam, "mine") == [{"epoch": 1}]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_a_forked_child_that_ends_within_the_lock_does_not_give_it_back(tmp_path):
     with hold_folder(tmp_path):

@@ -36,8 +36,11 @@ def check(
 ) -> None:
     """Look every scan, mask and sidecar through and name each fault. Exit code 1 if anything is refused."""
     from msfilm.data.check import check as check_dataset
+    from msfilm.data.check import refuse_other
     from msfilm.data.mask_values import parse_values
 
+    if json is not None:
+        refuse_other(json)  # before the minutes that reading may take
     if network is not None:
         from msfilm.model.weights import load_network
 

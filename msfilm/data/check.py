@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from msfilm.data.bids import OTHER_FORMATS, find_volumes
 from msfilm.data.check_contrast import contrast_told, known_contrasts, unknown_contrast, untold_contrast
+from msfilm.data.crop import check_crop
 from msfilm.data.examine import Examined, Reading, SeenImages, as_faults, examine, mask_columns, read_ahead
 from msfilm.data.mask_values import MaskValues
 from msfilm.data.nifti import read_image
@@ -59,7 +60,12 @@ class CheckReport:
         return self.table[["path", "code", "message", "verdict"]].to_dict("records")
 
     def save(self, path: str | Path) -> Path:
-        """Write ``entries`` as JSON, all at once or not at all. Raises RunError PATH-WRITE where the disk refuses."""
+        """Write ``entries`` as JSON, all at once or not at all.
+
+        Raises:
+            RunError: PATH-WRITE where the disk refuses; OUT-EXISTS where anything but such a list lies there.
+        """
+        refuse_other(path)
         try:
             return write_json(path, self.entries())
         except OSError as error:
@@ -92,6 +98,24 @@ class CheckReport:
         return "\n".join([*lines, self.summary()])
 
 
+def refuse_other(path: str | Path) -> None:
+    """Raise RunError OUT-EXISTS where a file lies that is no list of faults: a scan, say, or somebody's sidecar."""
+    if not Path(path).exists():
+        return
+    try:
+        rows = read_json(path)
+        known = isinstance(rows, list) and all(set(row) == {"path", "code", "message", "verdict"} for row in rows)
+    except (InputError, TypeError):
+        known = False
+    if not known:
+        raise RunError(
+            "OUT-EXISTS",
+            "there is something else here already, not a list that check wrote",
+            where=path,
+            mend="name a file that does not exist yet, or remove this one",
+        )
+
+
 def check(
     dataset: str | Path,
     *,
@@ -121,8 +145,9 @@ def check(
 
     Raises:
         InputError: BIDS-MISSING (no such folder), BIDS-EMPTY (no scan in it).
-        SettingError: FORM-UNKNOWN, MASK-MAP, NETWORK-CARD (it does not say what it was trained on).
+        SettingError: CROP-SETTING, FORM-UNKNOWN, MASK-MAP, NETWORK-CARD (it does not say what it was trained on).
     """
+    check_crop(size, spacing_mm)
     dataset, known = Path(dataset).absolute(), None if network is None else known_contrasts(network)
     how = Reading(form, lesion_values, cord_values, spacing_mm, size, min_cord_pixels, every_file=True, keep=False)
     if dataset.is_file():

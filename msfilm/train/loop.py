@@ -28,6 +28,7 @@ from msfilm.train.state import (
     open_run,
     resolve_device,
     resolve_precision,
+    run_key,
     save_state,
     write_history,
 )
@@ -62,7 +63,8 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
 
     Everything lies on the device, augmentation runs there, and nothing in a step waits for it. The run's folder gets
     config.json, split.csv, history.csv, the best weights (weights.safetensors, network.json) and, each epoch, a
-    checkpoint. Resumed on a CPU in fp32, a run ends with the same bytes as one that never stopped.
+    checkpoint. Resumed on a CPU in fp32 with as many threads, a run ends with the same bytes as
+    one that never stopped.
 
     Args:
         slices: the data.
@@ -104,15 +106,17 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
 
     leaky = {"split": LEAKY} if config.split_unit == "slice" else {}
     settings = {"config": config.as_dict(), "precision": precision, "device": str(device), "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
                 "slices": dict(slices.meta), "slices_sha256": slices_hash(slices, config.mask),
                 "sides_sha256": sides_hash(train, val),
                 "counts": {"train_slices": len(train), "val_slices": len(val), "train_volumes": len(train.names),
                            "val_volumes": len(val.names)}, "made_by": made_by()} | leaky
+    key = run_key(settings)
     steps = max(1, len(train) // config.batch_size)   # the order changes each epoch, so every slice gets its turn
     spacing = float(slices.meta.get("spacing_mm", 0.75))
     with open_run(run, settings, split, resume=resume), _memory_named(config), tqdm(
             total=config.epochs, disable=not progress, desc=run.name, unit="epoch") as bar:
-        history = load_state(run / "state.safetensors", model, optimizer)
+        history = load_state(run / "state.safetensors", model, optimizer, key)
         check_kept(run, history)
         bar.initial = bar.n = len(history)
         if config.frozen_augmentation:
@@ -152,7 +156,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
                         "scores": {"val_dice": score}, "must_not_be_used_for": "any decision about a patient",
                         "made_by": settings["made_by"]} | leaky
                 save_network(run, Network(model, encoder, card))
-            save_state(run / "state.safetensors", model, optimizer, history)   # after it, resuming skips this epoch
+            save_state(run / "state.safetensors", model, optimizer, history, key)   # after it, resuming skips it
             write_history(run, history)
             bar.update()
             bar.set_postfix(val_dice=f"{score:.3f}", best=f"{_best(history)['val_dice']:.3f}")

@@ -20,7 +20,8 @@ from msfilm.locks import LOCK, hold_folder
 from msfilm.model.unet import UNet
 from msfilm.model.weights import read_tensors, tensor_bytes, write_bytes
 
-__all__ = ["epoch_rng", "load_state", "open_run", "resolve_device", "resolve_precision", "save_state", "write_history"]
+__all__ = ["epoch_rng", "load_state", "open_run", "resolve_device", "resolve_precision", "run_key", "save_state",
+           "write_history"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -200,43 +201,59 @@ def write_history(run: Path, history: list[dict[str, float]]) -> None:
         pd.DataFrame(history).to_csv(temporary, index=False)
 
 
-def save_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]) -> None:
-    """Checkpoint: weights, Adam's moments and the history, in one safetensors file that carries its own SHA-256."""
+def run_key(settings: dict[str, Any]) -> str:
+    """SHA-256 of what a run must have in common with its checkpoint: all that ``open_run`` compares, but the device."""
+    compared = _flat(json.loads(json.dumps({key: settings[key] for key in _COMPARED})))
+    return hashlib.sha256(json.dumps(sorted((name, value) for name, value in compared.items()
+                                            if name != "config.device")).encode()).hexdigest()
+
+
+def save_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer, history: list[dict[str, float]],
+               key: str = "") -> None:
+    """Checkpoint: weights, Adam's moments and the history, in one safetensors file that carries its own SHA-256 and,
+    in ``key``, whose it is."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = value
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"adam.{moment}.{name}"] = value
     content = json.dumps(history, allow_nan=False)
-    record = {"history": content, "sha256": _digest(tensors, content)}
+    record = {"history": content, "sha256": _digest(tensors, content + key)} | ({"run": key} if key else {})
     write_bytes(path, tensor_bytes(tensors, {"msfilm": json.dumps(record)}))
 
 
-def load_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+def load_state(path: Path, model: UNet, optimizer: torch.optim.Optimizer, key: str = "") -> list[dict[str, float]]:
     """Put a checkpoint into ``model`` and ``optimizer`` and return the history; [] where there is none yet.
 
     Raises:
         InputError: WEIGHTS-CORRUPT.
+        RunError: RUN-STATE, it is another run's (that its ``key`` is another; earlier checkpoints have none).
     """
     if not path.exists():
         return []
     tensors, _, metadata = read_tensors(path)
     try:
         record = json.loads(metadata["msfilm"])
-        if record["sha256"] != _digest(tensors, record["history"]):
+        mine = record.get("run", "")
+        if record["sha256"] != _digest(tensors, record["history"] + mine):
             raise ValueError("its content does not fit its SHA-256")
+        if key and mine and mine != key:
+            raise RunError("RUN-STATE", "this checkpoint is another run's: settings or slices differ", where=path,
+                           mend="put this run's own file back, or choose another folder to train anew")
         model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()
                                if name.startswith("model.")})
         for name, parameter in model.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = tensors.get(f"adam.{key}.{name}")
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"adam.{moment}.{name}")
                 if value is None:
                     continue
                 # The moments in the parameter's memory layout: another one may round differently. The counter stays
                 # on the CPU.
-                if key != "step":
+                if moment != "step":
                     value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-                optimizer.state[parameter][key] = value
+                optimizer.state[parameter][moment] = value
         return json.loads(record["history"])
+    except RunError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError("WEIGHTS-CORRUPT", f"the checkpoint cannot be used: {error}", where=path,
                          mend="remove the run's folder and train again") from error
