@@ -402,3 +402,15 @@ def test_a_single_file_is_checked(real_cords):
     assert code == 0 and "1 files: " in text
     code, text = faults_table.command("check", Path(nib.__file__).parent / "tests/data/test.mgz", "--quiet")
     assert code == 1 and "NIFTI-UNREADABLE" in text and "mri_convert" in text
+
+
+def test_a_mask_under_an_unknown_name_is_named_where_it_is_not_used(tmp_path):
+    """A lesion mask that nobody looks for is as good as none: its own name has to be seen, and what mends it."""
+    dataset = make_fault(4, tmp_path / "data")
+    drawn = next(dataset.glob("derivatives/labels/sub-*/anat/*.nii.gz"))
+    stray = drawn.with_name(drawn.name.split("_T2w")[0] + "_T2w_plaques.nii.gz")
+    stray.write_bytes(drawn.read_bytes())
+    (dataset / "a.nii.gz").write_bytes(drawn.read_bytes())
+    summary = check(dataset, progress=False).summary()
+    assert "2 other NIfTI files, not used" in summary and "code/msfilm.yml" in summary
+    assert summary.index(stray.name) < summary.index("a.nii.gz; "), summary

@@ -442,6 +442,7 @@ def test_misspelt_settings_are_named():
     ({"mask": "rater1"}, r"MASK-UNKNOWN.*did you mean 'rater-1'"),
     ({"contrasts": ("T2W",)}, r"CONTRAST-UNKNOWN.*'T2w'"),
     ({"fractions": (0.8, 0.0, 0.2)}, "TRAIN-EMPTY.*val side"),
+    ({"fractions": (0.0, 0.8, 0.2), "conditioning": "contrast"}, "TRAIN-EMPTY.*train side"),
 ])
 def test_data_that_do_not_fit_the_settings_are_named_and_nothing_is_written(slices, tmp_path, change, words):
     with pytest.raises(MsfilmError, match=words):

@@ -25,7 +25,7 @@ from test_loop import CONFIG, toy
 
 from msfilm import nbcheck
 from msfilm.data.slices import SliceSet
-from msfilm.errors import InputError, MsfilmError, RunError, SettingError
+from msfilm.errors import InputError, MsfilmError, RunError, SettingError, suggest
 from msfilm.evaluate.plan import read_plan
 from msfilm.files import atomic_folder, sha256_file
 from msfilm.locks import LOCK, hold_folder
@@ -618,3 +618,11 @@ def test_a_setting_of_a_wrong_kind_is_refused_by_name(setting):
     name = next(iter(setting.get("augment", setting)))
     with pytest.raises(SettingError, match=rf"(TRAIN|UNET|AUGMENT)-SETTING.*{name}="):
         TrainConfig.from_dict(setting)
+
+
+@pytest.mark.parametrize(("name", "known", "meant"), [
+    ("T2W", ("T2w", "T2star"), "T2w"), ("T1w", ("T2w", "T2star"), None), ("rater1", ("rater-1", "rater-2"), "rater-1"),
+    ("rater-05", ("rater-01", "rater-04"), None), ("epoch", ("epochs", "lr"), "epochs"), ("xyz", (), None)])
+def test_what_differs_in_a_digit_is_another_thing_and_no_misspelling(name, known, meant):
+    said = suggest(name, known)
+    assert said.startswith(f"did you mean '{meant}'?" if meant else "use one of: ") and all(x in said for x in known)

@@ -83,7 +83,10 @@ class CheckReport:
         line = f"{len(self.volumes)} {what}: {some['good']} good, {some['warned']} warned, {some['refused']} refused"
         if len(by):
             line += "; contrasts " + ", ".join(f"{name} ({count})" for name, count in by.items())
-        return line + (f"; {len(self.others)} other NIfTI files, not used" if self.others else "")
+        if self.others:  # masks under names that nothing here expects lie below derivatives, as a rule
+            some = ", ".join(sorted(self.others, key=lambda path: not path.startswith("derivatives/"))[:2])
+            line += f"; {len(self.others)} other NIfTI files, not used (as {some}; code/msfilm.yml can name masks)"
+        return line
 
     def text(self) -> str:
         """The table for a terminal: faults of one kind together, the refused ones first."""

@@ -80,7 +80,8 @@ class TrainConfig:
             if not isinstance(value, (list, tuple)) or any(isinstance(x, bool) or not isinstance(x, kind)
                                                            for x in value):
                 raise SettingError("TRAIN-SETTING", f"{name}={value!r}",
-                                   mend=f"use a list of {'names' if kind is str else 'numbers'}")
+                                   mend="use a list of " + ("names, as [T2w, T2star]" if name == "contrasts" else
+                                                            "names" if kind is str else "numbers, as [0.6,0.2,0.2]"))
             object.__setattr__(self, name, tuple(value))
         parse_conditioning(self.conditioning)
         for name, allowed in (("schedule", SCHEDULES), ("loss", tuple(LOSSES)), ("precision", PRECISIONS),

@@ -37,6 +37,7 @@ from msfilm.train.tensors import (
     SideTensors,
     augmented_once,
     gather,
+    refuse_empty,
     sides_hash,
     slices_hash,
     trained_on,
@@ -91,6 +92,7 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     # Patients are split before anything is left out, so that runs on one contrast or both have the same test patients.
     usable = usable_rows(slices, config.mask, config.contrasts, config.without_centres)
     split, side = sides_of(slices, unit=config.split_unit, fractions=config.fractions, seed=config.split_seed)
+    refuse_empty(usable & (side == "train"), config.mask, "train")
     encoder = make_encoder(config.conditioning, slices.described()[usable & (side == "train")])
     with _memory_named(config):
         train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")

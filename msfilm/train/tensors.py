@@ -83,6 +83,13 @@ def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...],
     return keep
 
 
+def refuse_empty(rows: np.ndarray, mask: str, side: str) -> None:
+    """Raise RunError TRAIN-EMPTY where none of ``rows`` (N,) is true."""
+    if not np.any(rows):
+        raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split",
+                       mend="use more patients, other fractions, another split_seed, or another mask")
+
+
 def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | None, device: torch.device,
            side: str) -> SideTensors:
     """Copy the slices where ``rows`` (N,) is true to the device.
@@ -90,10 +97,8 @@ def gather(slices: SliceSet, rows: np.ndarray, mask: str, encoder: Encoder | Non
     Raises:
         RunError: TRAIN-EMPTY, no slice; TRAIN-NO-LESION, no lesion in any of them, so that nothing can be learnt.
     """
+    refuse_empty(rows, mask, side)
     index = np.flatnonzero(rows)
-    if not len(index):
-        raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split",
-                       mend="use more patients, other fractions, or another mask")
     targets = targets_of(slices, index, mask)
     table = slices.table.iloc[index]
     if not ((targets > 0) & (targets <= 1)).any():   # 255: a rater who did not draw it
