@@ -166,6 +166,26 @@ def test_the_stored_result_says_what_was_done(result):
     assert not re.search(r'"/|\.nii|/(home|root|work|tmp)/', text) and "10.1007/s12021-017-9348-7" in text
 
 
+def test_the_readme_s_figures_are_the_result_s():
+    result = read_json(ROOT / "benchmarks" / "results" / RESULTS[60])
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    mean = {(row["fold"], row["tested"], row["arm"]): row for row in result["dice"] if row["contrast"] == "mean"}
+    fold, little = brain_lesions.FOLDS
+    film, plain = (mean[fold, "own", arm] for arm in ("FiLM, a tenth", "plain"))
+    assert all(a > b for a, b in zip(film["seeds"], plain["seeds"], strict=True)) and len(film["seeds"]) == 3
+    other = max(row["mean"] for (_, tested, _), row in mean.items() if tested == "other")
+    taught = max(row["mean"] for (f, _, arm), row in mean.items() if f == little and arm != "each alone")
+    [wrong] = [row["mean"] for row in result["wrong_codes"] if (fold, "own", "FiLM, a tenth", "other polarity") == (
+        row["fold"], row["tested"], row["arm"], row["code"])]
+    assert 0.4 < 1 - wrong / film["mean"] < 0.5 and taught < 0.05
+
+    def said(value):
+        return f"{value:.2f}".lstrip("0")
+
+    assert f"FiLM reaches {said(film['mean'])} where the plain U-Net reaches {said(plain['mean'])}" in text
+    assert f"poor ({said(other)} at best)" in text and f"{result['seconds'] / 60:.0f} minutes on 2 cores" in text
+
+
 def test_a_real_brain_reads_as_the_stored_facts_say(mirror, result):
     from msfilm.data.nifti import read_image, read_mask
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from msfilm.data.slices import ScanMasks, SliceSet
-from msfilm.data.split import split_patients
+from msfilm.data.split import sides_of, split_patients
 from msfilm.errors import InputError, MsfilmError, RunError, SettingError
 from msfilm.files import made_by, sha256_array, sha256_file
 from msfilm.model.unet import UNet
@@ -454,6 +454,14 @@ def test_a_side_without_lesion_is_named(slices, tmp_path):
     healthy = replace(slices, masks={"rater-1": np.zeros_like(slices.masks["rater-1"])})
     with pytest.raises(RunError, match="TRAIN-NO-LESION"):
         run_fit(healthy, CONFIG, tmp_path / "run")
+
+
+def test_the_patients_of_a_side_that_nobody_drew_on_are_named(slices, tmp_path):
+    _, side = sides_of(slices, fractions=CONFIG.fractions, seed=CONFIG.split_seed)
+    val = sorted(slices.table["patient"][side == "val"].unique())
+    masks = np.where((side == "val")[:, None, None, None], np.uint8(255), slices.masks["rater-1"])   # 255: not drawn
+    with pytest.raises(RunError, match=f"TRAIN-EMPTY.*val side of the split, on which are {', '.join(val[:5])}"):
+        run_fit(replace(slices, masks={"rater-1": masks}), CONFIG, tmp_path / "run")
 
 
 def test_devices_and_precisions():

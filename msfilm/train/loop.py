@@ -92,7 +92,8 @@ def fit(slices: SliceSet, config: TrainConfig, run: str | Path, *, resume: bool 
     # Patients are split before anything is left out, so that runs on one contrast or both have the same test patients.
     usable = usable_rows(slices, config.mask, config.contrasts, config.without_centres)
     split, side = sides_of(slices, unit=config.split_unit, fractions=config.fractions, seed=config.split_seed)
-    refuse_empty(usable & (side == "train"), config.mask, "train")
+    for name in ("train", "val"):
+        refuse_empty(usable & (side == name), config.mask, name, slices.table["patient"][side == name])
     encoder = make_encoder(config.conditioning, slices.described()[usable & (side == "train")])
     with _memory_named(config):
         train = gather(slices, usable & (side == "train"), config.mask, encoder, device, "train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,12 @@ def usable_rows(slices: SliceSet, mask: str, contrasts: tuple[str, ...],
     return keep
 
 
-def refuse_empty(rows: np.ndarray, mask: str, side: str) -> None:
-    """Raise RunError TRAIN-EMPTY where none of ``rows`` (N,) is true."""
+def refuse_empty(rows: np.ndarray, mask: str, side: str, patients: Iterable[str] = ()) -> None:
+    """Raise RunError TRAIN-EMPTY where none of ``rows`` (N,) is true; ``patients`` are those of that side."""
     if not np.any(rows):
-        raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split",
+        some = sorted({str(patient) for patient in patients})
+        whose = f", on which are {', '.join(some[:5])}{' ..' * (len(some) > 5)}" if some else ""
+        raise RunError("TRAIN-EMPTY", f"no slice with mask '{mask}' on the {side} side of the split{whose}",
                        mend="use more patients, other fractions, another split_seed, or another mask")
 
 
