@@ -64,14 +64,19 @@ def printable(text: object) -> str:
     return re.sub("[\ud800-\udfff]", written_out, str(text))
 
 
+def _renumbered(one: str, other: str) -> bool:
+    mine, yours = re.findall("[0-9]", one), re.findall("[0-9]", other)
+    return len(mine) == len(yours) and mine != yours
+
+
 def suggest(name: object, allowed: Iterable[object]) -> str:
     """Name what was meant: ``'T2W'`` against ``('T2w', 'T2star')`` gives "did you mean 'T2w'? (T2star, T2w)".
 
-    Names with other digits are other things, not misspellings: nobody who has a T1w means T2w, nor rater-4 by rater-5.
+    Another digit in its place is another thing, not a misspelling: nobody who has a T1w means T2w.
     """
     choices = sorted(str(choice) for choice in allowed)
     lowered = {choice.lower(): choice for choice in choices}
     close = [match for match in difflib.get_close_matches(str(name).lower(), lowered, n=9, cutoff=0.5)
-             if re.findall("[0-9]", match) == re.findall("[0-9]", str(name))]
+             if not _renumbered(match, str(name))]
     listing = ", ".join(choices) or "none"
     return f"did you mean '{lowered[close[0]]}'? (known: {listing})" if close else f"use one of: {listing}"

@@ -21,6 +21,8 @@ from msfilm.evaluate import ThresholdBaseline, evaluate
 from msfilm.evaluate.metrics import LESION_RULES, dice, lesion_scores
 from msfilm.evaluate.report import Report
 from msfilm.evaluate.stats import bootstrap_ci
+from msfilm.model.encode import CategoryEncoder
+from msfilm.model.weights import Network
 
 SIDES = {"sub-001": "train", "sub-002": "val", "sub-003": "val",
          "sub-004": "test", "sub-005": "test", "sub-006": "test"}
@@ -170,6 +172,24 @@ def test_only_one_contrast(tmp_path, monkeypatch):
     assert set(report.scores["contrast"]) == {"T2w"}
     with pytest.raises(SettingError, match=r"CONTRAST-UNKNOWN.*did you mean 'T2w'"):
         evaluate(run, cohort(6), contrasts=["T2W"])
+
+
+def test_contrasts_that_a_network_has_no_code_for_are_left_out_and_said(tmp_path, monkeypatch, capsys):
+    """A network told the contrast and trained on one of two: its own slices hold both, and the other is no fault."""
+    run = make_run(tmp_path / "run", monkeypatch, Brighter())
+    told = Network(Brighter(), CategoryEncoder("contrast", ("T2w",)), {"data": {"contrasts": ["T2w"]}})
+    monkeypatch.setattr("msfilm.evaluate.report.load_network", lambda path: told)
+    report = evaluate(run, cohort(6), progress=True)
+    assert set(report.scores["contrast"]) == {"T2w"} and set(report.rows["contrast"]) == {"T2w", "all"}
+    assert any("3 volumes of T2star left out" in note for note in report.metrics["notes"])
+    assert "3/3" in capsys.readouterr().err
+    with pytest.raises(SettingError, match="CONTRAST-UNKNOWN.*told of T2w, and these slices are T2star"):
+        evaluate(run, cohort(6), contrasts=["T2star"])
+    plain = make_run(tmp_path / "plain", monkeypatch, Brighter())   # what one does on a contrast it never saw is asked
+    monkeypatch.setattr("msfilm.evaluate.report.load_network",
+                        lambda path: Network(Brighter(), None, {"data": {"contrasts": ["T2w"]}}))
+    assert set(evaluate(plain, cohort(6)).scores["contrast"]) == {"T2w", "T2star"}
+    assert capsys.readouterr().err == ""
 
 
 def test_refusals(tmp_path, monkeypatch):

@@ -622,7 +622,8 @@ def test_a_setting_of_a_wrong_kind_is_refused_by_name(setting):
 
 @pytest.mark.parametrize(("name", "known", "meant"), [
     ("T2W", ("T2w", "T2star"), "T2w"), ("T1w", ("T2w", "T2star"), None), ("rater1", ("rater-1", "rater-2"), "rater-1"),
-    ("rater-05", ("rater-01", "rater-04"), None), ("epoch", ("epochs", "lr"), "epochs"), ("xyz", (), None)])
+    ("rater-05", ("rater-01", "rater-04"), None), ("epoch", ("epochs", "lr"), "epochs"), ("xyz", (), None),
+    ("overlap", ("any", "overlap10"), "overlap10"), ("centre-1", ("centre-01",), "centre-01")])
 def test_what_differs_in_a_digit_is_another_thing_and_no_misspelling(name, known, meant):
     said = suggest(name, known)
     assert said.startswith(f"did you mean '{meant}'?" if meant else "use one of: ") and all(x in said for x in known)

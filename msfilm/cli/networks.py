@@ -157,7 +157,9 @@ def evaluate(
     reference: Annotated[
         list[str] | None, typer.Option(help="Mask to score against (may be repeated); rater-1 and truth by default.")
     ] = None,
+    contrast: Annotated[list[str] | None, typer.Option(help="Only this contrast (may be repeated).")] = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Score a run on held-out patients: volume Dice with intervals, beside the all-cord mask and the best threshold."""
     from msfilm.evaluate import evaluate as evaluate_run
@@ -173,12 +175,16 @@ def evaluate(
         empty_rule=empty_rule,
         surface=surface,
         references=reference or None,
+        contrasts=contrast or None,
+        progress=not quiet,
     )
     columns += ["surface Dice", "HD95 mm"] if surface else []
     table = report.table()
     print(table[[column for column in columns if column in table]].to_string(index=False, na_rep=""))
     for statement in report.statements():
         print(statement)
+    for note in report.metrics["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     print(report.folder)
 
 

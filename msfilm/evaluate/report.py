@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from msfilm.data.slices import SliceSet
-from msfilm.data.split import SIDES, check_split
-from msfilm.errors import InputError, RunError, SettingError, suggest
+from msfilm.errors import RunError, SettingError, suggest
 from msfilm.evaluate.baselines import ThresholdBaseline
+from msfilm.evaluate.chosen import choose_side, told_contrasts
 from msfilm.evaluate.figure import scores_figure
 from msfilm.evaluate.metrics import EMPTY_RULES, LESION_RULES, pool_sizes
 from msfilm.evaluate.predict import weights_sha256
@@ -170,6 +170,7 @@ def evaluate(
     empty_rule: str = "exclude",
     surface: bool = False,
     references: Sequence[str] | None = None,
+    progress: bool = False,
 ) -> Report:
     """Score a run's network and the baselines by the rules in :mod:`msfilm.evaluate.metrics`.
 
@@ -183,7 +184,7 @@ def evaluate(
         out: folder to write, RUN/evaluate-<split> by default; replaced as a whole.
         validation: patients on which the threshold baseline is chosen when ``split='all'``; without it, the one chosen
             in an earlier evaluation of this run is taken.
-        contrasts: only these.
+        contrasts: only these; by default all, but for those that a network which is told the contrast has no code for.
         threshold: a voxel is marked when its probability is at least this.
         device, precision: as in ``predict_slices``.
         resamples, seed: of the bootstrap over patients.
@@ -192,6 +193,7 @@ def evaluate(
         surface: surface Dice (within 1 mm) and HD95 too; needs MONAI, and takes about 5 ms for each pair of masks.
         references: the masks to score against, for example those of a panel ('rater-2' ...); by default rater-1, the
             truth, and the mask that the run learned from.
+        progress: show a bar over the volumes.
 
     Raises:
         SettingError: SPLIT-NAME, SPLIT-UNKNOWN (a patient without a side), SPLIT-EMPTY, CONTRAST-UNKNOWN,
@@ -213,13 +215,14 @@ def evaluate(
     if split == "all" and has_mask(slices, mask) and config.get("slices_sha256") == slices_hash(slices, mask):
         raise SettingError("SPLIT-LEAK", "split 'all' is for patients that the run never saw, but these are its own "
                            "slices", where=run, mend="use split 'test', or the slices of other patients")
-    chosen, choosing = _choose(run, slices, split, validation)
+    chosen, choosing = choose_side(run, slices, split, validation)
     if contrasts is not None:
         for contrast in contrasts:
             if contrast not in chosen.contrasts:
                 raise SettingError("CONTRAST-UNKNOWN", f"no volume of contrast {contrast!r} in split {split!r}",
                                    mend=suggest(contrast, chosen.contrasts))
         chosen = chosen.select(chosen.table["contrast"].isin(list(contrasts)).to_numpy())
+    chosen = told_contrasts(network, chosen, notes)
 
     thresholds = _thresholds(run, choosing, chosen.contrasts, mask, notes)
     if split == "val":
@@ -230,7 +233,7 @@ def evaluate(
                      "true mean in about 89 % of cases, not in 95 %)")
     against, tally = choose_references(chosen, references, mask, notes), Tally()
     scores = score_volumes(network, chosen, thresholds, threshold=threshold, lesion_rule=lesion_rule, surface=surface,
-                           references=against, tally=tally, device=device, precision=precision)
+                           references=against, tally=tally, progress=progress, device=device, precision=precision)
     rows = summarise(scores, resamples=resamples, seed=seed, empty_rule=empty_rule, tally=tally)
     metrics = {
         "split": split,
@@ -266,36 +269,6 @@ def evaluate(
         raise RunError("REPORT-WRITE", f"cannot write: {error.strerror or error}", where=folder,
                        mend="check free space and permissions; an older report there is as it was") from error
     return Report(folder, split, scores, metrics)
-
-
-def _choose(run: Path, slices: SliceSet, split: str, validation: SliceSet | None) -> tuple[SliceSet, SliceSet | None]:
-    """The slices to score, and those on which the threshold baseline is chosen (None: not at hand)."""
-    if split == "all":
-        return slices, validation
-    if split not in SIDES:
-        raise SettingError("SPLIT-NAME", f"split={split!r}", mend=suggest(split, [*SIDES, "all"]))
-    sides = _read_split(run)
-    unknown = sorted(set(slices.table["patient"].astype(str)) - set(sides.index))
-    if unknown:
-        raise SettingError("SPLIT-UNKNOWN", f"{len(unknown)} patients have no side in the run's split, for example "
-                           f"{unknown[0]}", where=run / "split.csv",
-                           mend="evaluate the slices that the run was split from, or use split 'all' for new patients")
-    check_split(slices, sides)
-    side = slices.table["patient"].astype(str).map(sides).to_numpy()
-    if not (side == split).any():
-        raise SettingError("SPLIT-EMPTY", f"no patient of these slices is in split {split!r}", where=run / "split.csv",
-                           mend=f"sides that have patients: {', '.join(sorted(set(side)))}")
-    return slices.select(side == split), validation or slices.select(side == "val")
-
-
-def _read_split(run: Path) -> pd.Series:
-    path = run / "split.csv"
-    try:
-        table = pd.read_csv(path, dtype=str)
-        return table.set_index("patient")["side"]
-    except (FileNotFoundError, KeyError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError("RUN-SPLIT", f"no usable table of patient and side: {error}", where=path,
-                         mend="train the run anew, or use split 'all' for patients that it never saw") from error
 
 
 def _thresholds(run: Path, choosing: SliceSet | None, contrasts: Sequence[str], mask: str,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from msfilm.data.crop import coverage
 from msfilm.data.slices import ScanMasks, SliceSet
@@ -86,7 +87,7 @@ def score_pair(scan: ScanMasks, reference: np.ndarray, prediction: np.ndarray, *
 def score_volumes(network: Network, slices: SliceSet, thresholds: Mapping[str, ThresholdBaseline], *,
                   threshold: float = 0.5, lesion_rule: str = "any", surface: bool = False,
                   references: Sequence[str] | None = REFERENCES, tally: Tally | None = None,
-                  **settings: Any) -> pd.DataFrame:
+                  progress: bool = False, **settings: Any) -> pd.DataFrame:
     """Scores of network and baselines on every volume, against its lesion masks: one row each.
 
     Args:
@@ -98,13 +99,15 @@ def score_volumes(network: Network, slices: SliceSet, thresholds: Mapping[str, T
         references: the lesion masks to score against, where a volume has them; None: all that it has. Its raters among
             them are scored against the truth too.
         tally: is filled with lesions by size and with the network's calibration.
+        progress: show a bar over the volumes.
         **settings: of ``predict_slices``.
 
     Returns:
         Columns volume, patient, centre, contrast, rater, method, reference, then the scores.
     """
     rows = []
-    for name, probability in predict_volumes(network, slices, **settings):
+    for name, probability in tqdm(predict_volumes(network, slices, **settings), total=len(slices.volumes),
+                                  desc="evaluate", unit="volume", disable=not progress):
         scan, about = slices.scans[name], slices.volumes.loc[name]
         answers = {"network": np.flatnonzero(probability >= threshold)}
         if about["contrast"] in thresholds:
